@@ -1,0 +1,199 @@
+"""Checks of the data sets that a config names, before anything expensive begins."""
+
+import contextlib
+import difflib
+import json
+import logging
+from json import JSONDecodeError
+from pathlib import Path
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
+from detectron2.structures import BoxMode
+from detectron2.utils.file_io import PathManager
+
+from ..errors import InputError
+
+__all__ = ["check_annotation_file", "check_test_datasets", "load_training_set"]
+
+# Annotators' rounding: LVIS and COCO have boxes that end a fraction of a pixel outside the image.
+TOLERANCE = 1.0
+# Up to this share of bad boxes are left out with a warning (COCO itself has a few of no area); more of
+# them are a mistake in the file, such as corners where width and height belong.
+BAD_SHARE = 1e-3
+
+
+def load_training_set(cfg: CfgNode) -> list[dict]:
+    """Detectron2's records of DATASETS.TRAIN, filtered as the config says, with every box checked.
+
+    Raises:
+        InputError: an unknown set, a missing or unreadable annotation file, a missing image folder,
+            other categories than MODEL.ROI_HEADS.NUM_CLASSES, bad boxes.
+    """
+    names = cfg.DATASETS.TRAIN
+    if not names:
+        raise InputError("DATASETS.TRAIN is empty: name a data set to train on.")
+    for name in names:
+        _check_registration(name, cfg)
+    with _explained(names):
+        records = get_detection_dataset_dicts(
+            names,
+            filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+            min_keypoints=0,
+            proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
+        )
+    _check_image_folders(records, names)
+    return _check_boxes(records, names, cfg.MODEL.ROI_HEADS.NUM_CLASSES)
+
+
+def check_test_datasets(cfg: CfgNode) -> None:
+    """Checks DATASETS.TEST, so that a long training does not end in an evaluation that cannot run.
+
+    Raises:
+        InputError: as :func:`load_training_set`.
+    """
+    for name in cfg.DATASETS.TEST:
+        json_file = _check_registration(name, cfg)
+        if json_file is not None:
+            check_annotation_file(json_file)
+
+
+def check_annotation_file(path: str) -> None:
+    """Checks that a file is an annotation file in COCO or LVIS format.
+
+    Raises:
+        InputError: missing, not JSON, or without one of the lists and keys that the format has.
+    """
+    if not PathManager.isfile(path):
+        raise InputError(
+            f"Annotation file {path!r} is missing: put it there, or set DETECTRON2_DATASETS to the "
+            "folder that holds the data sets."
+        )
+    hint = (
+        "a JSON object with the lists images, annotations and categories, as COCO's and LVIS's are"
+    )
+    try:
+        with PathManager.open(path) as f:
+            content = json.load(f)
+    except ValueError as error:
+        raise InputError(f"{path!r} is not {hint}: {error}.") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path!r} is not {hint}: it holds a {type(content).__name__}.")
+    required = {
+        "images": ("id", "height", "width"),
+        "annotations": ("id", "image_id", "category_id", "bbox"),
+        "categories": ("id", "name"),
+    }
+    for part, keys in required.items():
+        if not isinstance(content.get(part), list):
+            raise InputError(f"{path!r} is not {hint}: it has no list {part!r}.")
+        for number, entry in enumerate(content[part]):
+            missing = [key for key in keys if not isinstance(entry, dict) or key not in entry]
+            if missing:
+                raise InputError(f"{path!r} is not {hint}: {part}[{number}] has no {missing[0]!r}.")
+
+
+def _check_registration(name: str, cfg: CfgNode) -> str | None:
+    """Checks name, files and number of classes; returns the annotation file where there is one."""
+    if name not in DatasetCatalog.list():
+        close = difflib.get_close_matches(name, DatasetCatalog.list(), n=1)
+        hint = f"did you mean {close[0]!r}?" if close else "register it first."
+        raise InputError(f"There is no data set {name!r} (DATASETS): {hint}")
+    metadata = MetadataCatalog.get(name)
+    json_file = metadata.get("json_file")
+    if json_file is not None and not PathManager.isfile(json_file):
+        how = metadata.get("how_to_get", "put it there")
+        raise InputError(
+            f"Annotation file {json_file!r} of {name!r} is missing: {how}, or set DETECTRON2_DATASETS "
+            "to the folder that holds the data sets."
+        )
+    classes = metadata.get("thing_classes")
+    expected = cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    if classes is not None and len(classes) != expected:
+        raise InputError(
+            f"MODEL.ROI_HEADS.NUM_CLASSES is {expected}, but {name!r} has {len(classes)} categories: "
+            f"set it to {len(classes)}."
+        )
+    return json_file
+
+
+@contextlib.contextmanager
+def _explained(names):
+    """Turns what a loader raises at a file of another format into the file's own mistake."""
+    try:
+        yield
+    except (
+        KeyError,
+        IndexError,
+        TypeError,
+        AttributeError,
+        AssertionError,
+        JSONDecodeError,
+    ) as error:
+        for name in names:
+            json_file = MetadataCatalog.get(name).get("json_file")
+            if json_file is not None:
+                check_annotation_file(json_file)
+        raise InputError(
+            f"The annotations of {', '.join(names)} could not be read: {type(error).__name__} {error}."
+        ) from error
+
+
+def _check_image_folders(records: list[dict], names) -> None:
+    for folder in sorted({str(Path(record["file_name"]).parent) for record in records}):
+        if "://" not in folder and not PathManager.isdir(folder):
+            raise InputError(
+                f"Image folder {folder!r} of {', '.join(names)} is missing: put the images there, or "
+                "set DETECTRON2_DATASETS to the folder that holds the data sets."
+            )
+
+
+def _check_boxes(records: list[dict], names, num_classes: int) -> list[dict]:
+    """Leaves out the few boxes of no area or outside their image; raises if they are many."""
+    bad: dict[str, list[str]] = {"no area": [], "a part outside its image": []}
+    total = 0
+    for record in records:
+        kept = []
+        for annotation in record.get("annotations", ()):
+            total += 1
+            if not 0 <= annotation["category_id"] < num_classes:
+                raise InputError(
+                    f"An annotation of {record['file_name']} ({', '.join(names)}) has category "
+                    f"{annotation['category_id']} after mapping, but MODEL.ROI_HEADS.NUM_CLASSES is "
+                    f"{num_classes}: categories must map to 0 ... {num_classes - 1}."
+                )
+            problem = _box_problem(annotation, record)
+            if problem is None:
+                kept.append(annotation)
+            else:
+                bad[problem].append(f"{annotation['bbox']} in {record['file_name']}")
+        if "annotations" in record:
+            record["annotations"] = kept
+    for problem, boxes in bad.items():
+        if not boxes:
+            continue
+        text = (
+            f"{len(boxes)} of {total} boxes of {', '.join(names)} have {problem}, the first being "
+            f"{boxes[0]}"
+        )
+        if len(boxes) > BAD_SHARE * total:
+            raise InputError(
+                f"{text}: boxes must be [x, y, width, height] in pixels, inside the image."
+            )
+        logging.getLogger(__name__).warning("%s: they are left out.", text)
+    return records
+
+
+def _box_problem(annotation: dict, record: dict) -> str | None:
+    if annotation["bbox_mode"] not in (BoxMode.XYWH_ABS, BoxMode.XYXY_ABS):
+        return None  # rotated or relative boxes, which no set of ours has
+    left, top, right, bottom = annotation["bbox"]
+    if annotation["bbox_mode"] == BoxMode.XYWH_ABS:  # BoxMode.convert takes minutes for LVIS
+        right, bottom = left + right, top + bottom
+    if not (right > left and bottom > top):  # NaN too
+        return "no area"
+    height, width = record.get("height"), record.get("width")
+    outside = min(left, top) < -TOLERANCE
+    if height is not None and width is not None:
+        outside |= right > width + TOLERANCE or bottom > height + TOLERANCE
+    return "a part outside its image" if outside else None

@@ -1,0 +1,98 @@
+"""What a classification loss declares to the head, and the registry that configs choose from."""
+
+import inspect
+from typing import Any, ClassVar, Literal
+
+import torch
+from fvcore.common.registry import Registry
+from torch import Tensor, nn
+
+__all__ = ["CLS_LOSS_REGISTRY", "CONTEXT", "ClsLoss", "loss_defaults"]
+
+CLS_LOSS_REGISTRY = Registry("CLS_LOSS")
+CLS_LOSS_REGISTRY.__doc__ = """
+Classification losses, subclasses of :class:`ClsLoss`, chosen by ``MODEL.ROI_BOX_HEAD.CLS_LOSS.NAME``.
+"""
+
+# What a loss may ask for by naming it in its constructor, beside its own constants.
+CONTEXT = ("num_classes", "embedding_dim", "normalization")
+
+
+class ClsLoss(nn.Module):
+    """Loss of a box classifier over K foreground classes and the background, class K.
+
+    A subclass is built from keyword arguments: what it names of :data:`CONTEXT` is given to it, every
+    other one has a default, which becomes its config key.
+
+    Class attributes:
+        classifier: "linear" scores are w.x + b; "cosine" scores are cosines in [-1, 1], float32 also
+            under autocast, and the loss owns the scale.
+        bias: whether a linear classifier has one.
+        prior_prob: with a number, a linear classifier starts with sigmoid(bias) = prior_prob.
+    """
+
+    classifier: ClassVar[Literal["linear", "cosine"]] = "linear"
+    bias: ClassVar[bool] = True
+    prior_prob: ClassVar[float | None] = None
+
+    def __init__(self, num_classes: int):
+        super().__init__()
+        self.num_classes = num_classes
+
+    @classmethod
+    def asks(cls, context: dict[str, Any]) -> dict[str, Any]:
+        """The part of `context` (keys of :data:`CONTEXT`) that the constructor names."""
+        names = inspect.signature(cls.__init__).parameters
+        return {key: value for key, value in context.items() if key in names}
+
+    @property
+    def num_outputs(self) -> int:
+        """Width of the classifier."""
+        return self.num_classes + 1
+
+    def forward(
+        self,
+        scores: Tensor,
+        gt_classes: Tensor,
+        *,
+        embeddings: Tensor | None = None,
+        class_weight: Tensor | None = None,
+        sample_weight: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Scalars that are summed into ``loss_cls``.
+
+        Args:
+            scores: (R, num_outputs) of the classifier.
+            gt_classes: (R,) in [0, K].
+            embeddings: (R, D), what the classifier was given.
+            class_weight: (num_outputs, D), the classifier's rows.
+            sample_weight: (R,), the weight of each row in the mean; None for equal ones.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no forward.")
+
+    def predict_probs(self, scores: Tensor, *, embeddings: Tensor | None = None) -> Tensor:
+        """(R, num_outputs) -> (R, K + 1) probabilities, the last column that of the background."""
+        raise NotImplementedError(f"{type(self).__name__} has no predict_probs.")
+
+    @torch.no_grad()
+    def set_information(self, information: Tensor) -> None:
+        """Is told the information amounts (K,) in bits, NaN where not measured, at every refresh."""
+
+
+def loss_defaults(loss: type[ClsLoss]) -> dict[str, Any]:
+    """The constants of a loss and their defaults: its keyword arguments that are not :data:`CONTEXT`.
+
+    Raises:
+        TypeError: an argument without a default that is not in the context either.
+    """
+    defaults = {}
+    for name, parameter in list(inspect.signature(loss.__init__).parameters.items())[1:]:
+        if name in CONTEXT:
+            continue
+        if parameter.default is parameter.empty:
+            raise TypeError(
+                f"{loss.__name__}.__init__ asks for {name!r}, which is neither a constant with a "
+                f"default nor one of {', '.join(CONTEXT)}."
+            )
+        defaults[name] = parameter.default
+    return defaults

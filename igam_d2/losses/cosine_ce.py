@@ -1,0 +1,34 @@
+"""Cosine softmax cross-entropy, eq. (5); known as NormFace (Wang et al. 2017)."""
+
+import torch
+from torch import Tensor
+
+from .base import CLS_LOSS_REGISTRY, ClsLoss
+from .reduction import mean_cross_entropy
+
+__all__ = ["CosineCELoss"]
+
+
+@CLS_LOSS_REGISTRY.register()
+class CosineCELoss(ClsLoss):
+    """-log softmax(s cos)_y, averaged over RoIs.
+
+    Args:
+        scale: s, positive.
+    """
+
+    classifier = "cosine"
+
+    def __init__(self, num_classes: int, *, scale: float = 30.0):
+        super().__init__(num_classes)
+        if not scale > 0:
+            raise ValueError(f"scale must be positive, not {scale}.")
+        self.scale = scale
+
+    def forward(
+        self, scores, gt_classes, *, embeddings=None, class_weight=None, sample_weight=None
+    ) -> dict[str, Tensor]:
+        return {"loss_cls": mean_cross_entropy(self.scale * scores, gt_classes, sample_weight)}
+
+    def predict_probs(self, scores, *, embeddings=None) -> Tensor:
+        return torch.softmax(self.scale * scores, dim=-1)

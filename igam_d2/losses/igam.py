@@ -1,0 +1,71 @@
+"""Information-amount-guided angular margin (IGAM) loss, eq. (6)."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..functional import (
+    READINGS,
+    igam_loss,
+    margin_logits,
+    margin_potentials,
+    normalize_information,
+)
+from .base import CLS_LOSS_REGISTRY
+from .cosine_ce import CosineCELoss
+from .reduction import mean_cross_entropy
+
+__all__ = ["IGAMLoss"]
+
+
+@CLS_LOSS_REGISTRY.register()
+class IGAMLoss(CosineCELoss):
+    """Cosine softmax with margins on the angles to the other classes; at test time a cosine softmax.
+
+    The margins follow the information amounts that :meth:`set_information` is told, and are zero
+    before. They are kept as the buffer `potentials` (K,), NaN for classes without margins.
+
+    Args:
+        normalization: reading of the normalisation, see
+            :func:`igam_d2.functional.normalize_information`.
+        scale: s, positive.
+        margin_sign: 1 as printed, which relaxes the loss of the class with more information; -1 to
+            ask more of it instead.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        normalization: str = "mean",
+        scale: float = 30.0,
+        margin_sign: int = 1,
+    ):
+        super().__init__(num_classes, scale=scale)
+        if margin_sign not in (1, -1):
+            raise ValueError(f"margin_sign must be 1 or -1, not {margin_sign}.")
+        if normalization not in READINGS:
+            raise ValueError(
+                f"normalization must be one of {', '.join(READINGS)}, not {normalization!r}."
+            )
+        self.normalization = normalization
+        self.margin_sign = margin_sign
+        self.register_buffer("potentials", torch.full((num_classes,), math.nan))
+
+    def forward(
+        self, scores, gt_classes, *, embeddings=None, class_weight=None, sample_weight=None
+    ) -> dict[str, Tensor]:
+        if scores.dtype.itemsize < 4:
+            scores = scores.float()
+        args = (scores, gt_classes, self.potentials)
+        margin = {"scale": self.scale, "sign": self.margin_sign}
+        if sample_weight is None:
+            return {"loss_cls": igam_loss(*args, **margin)}
+        logits = margin_logits(*args, **margin)
+        return {"loss_cls": mean_cross_entropy(logits, gt_classes, sample_weight)}
+
+    @torch.no_grad()
+    def set_information(self, information: Tensor) -> None:
+        normalized = normalize_information(information, reading=self.normalization)
+        self.potentials.copy_(margin_potentials(normalized))

@@ -1,0 +1,142 @@
+"""Running moments of each class's embeddings, and the queue that gathers embeddings for them.
+
+Shape legend:
+    K: classes    D: embedding dimension    L: queue length    n: embeddings of one call
+"""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+__all__ = ["ClassMoments", "EmbeddingQueue"]
+
+
+class ClassMoments(nn.Module):
+    """Count, mean and scatter of the embeddings of every class, merged as they come.
+
+    The merge is that of parallel variance (Chan et al. 1979). It gives the covariance of eq. (7) and (8)
+    exactly while storing K D^2 numbers once, not once per filling of the queue.
+
+    Buffers:
+        count: (K,) int64
+        mean: (K, D) float32
+        scatter: (K, D, D) float32, sum of (x - mean)(x - mean)^T
+        num_nonfinite: () int64, embeddings left out for a NaN or Inf
+    """
+
+    def __init__(self, num_classes: int, embedding_dim: int):
+        super().__init__()
+        self.num_classes = num_classes
+        self.register_buffer("count", torch.zeros(num_classes, dtype=torch.int64))
+        self.register_buffer("mean", torch.zeros(num_classes, embedding_dim))
+        self.register_buffer("scatter", torch.zeros(num_classes, embedding_dim, embedding_dim))
+        self.register_buffer("num_nonfinite", torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def update(self, embeddings: Tensor, classes: Tensor) -> None:
+        """Adds embeddings (n, D) of classes (n,).
+
+        Classes outside [0, K) are passed over; embeddings with a NaN or Inf are left out and counted.
+        Synchronises with the device: meant for a full queue, not for every step.
+        """
+        inside = (classes >= 0) & (classes < self.num_classes)
+        embeddings, classes = embeddings[inside].float(), classes[inside]
+        finite = embeddings.isfinite().all(dim=1)
+        self.num_nonfinite += (~finite).sum()
+        embeddings, classes = embeddings[finite], classes[finite]
+
+        order = classes.argsort(stable=True)
+        present, sizes = classes[order].unique_consecutive(return_counts=True)
+        for k, x in zip(present.tolist(), embeddings[order].split(sizes.tolist()), strict=True):
+            mean = x.mean(dim=0)
+            centred = x - mean
+            # One class after another, so that the order of the sums, and with it the result, is fixed.
+            self._merge(k, len(x), mean, centred.T @ centred)
+
+    def _merge(self, k: int, n: int | Tensor, mean: Tensor, scatter: Tensor) -> None:
+        total = self.count[k] + n
+        delta = mean - self.mean[k]
+        share = n / total
+        self.scatter[k] += scatter + (self.count[k] * share) * torch.outer(delta, delta)
+        self.mean[k] += share * delta
+        self.count[k] = total
+
+    @torch.no_grad()
+    def merge_(self, other: "ClassMoments") -> "ClassMoments":
+        """Adds the embeddings that `other`, of the same K and D, has seen."""
+        total = self.count + other.count
+        share = other.count / total.clamp(min=1)  # (K,)
+        delta = other.mean - self.mean
+        spread = (self.count * share)[:, None, None] * (delta[:, :, None] * delta[:, None, :])
+        self.scatter += other.scatter + spread
+        self.mean += share[:, None] * delta
+        self.count.copy_(total)
+        self.num_nonfinite += other.num_nonfinite
+        return self
+
+    @torch.no_grad()
+    def all_reduce_(self) -> "ClassMoments":
+        """Makes every process hold the moments over all processes; nothing happens with a single one."""
+        if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+            return self
+        local_count, local_mean = self.count.clone(), self.mean.clone()
+        dist.all_reduce(self.count)
+        dist.all_reduce(self.num_nonfinite)
+        # The mean in float64: the sums of n * mean are large where the spread about it may be small.
+        total = local_count[:, None] * local_mean.double()
+        dist.all_reduce(total)
+        self.mean.copy_(total / self.count.clamp(min=1)[:, None])
+        delta = local_mean - self.mean
+        self.scatter += local_count[:, None, None] * (delta[:, :, None] * delta[:, None, :])
+        dist.all_reduce(self.scatter)
+        return self
+
+    def covariance(self) -> Tensor:
+        """(K, D, D), normalised by the count (eq. 8); zero for a class without embeddings."""
+        return self.scatter / self.count.clamp(min=1)[:, None, None]
+
+    def reset_(self) -> "ClassMoments":
+        """Forgets everything."""
+        for buffer in self.buffers():
+            buffer.zero_()
+        return self
+
+
+class EmbeddingQueue(nn.Module):
+    """Gathers embeddings with their classes until there are enough for one update of the moments.
+
+    The cursor lives on the host, so that filling the queue never synchronises with the device. The
+    queue is flushed before a checkpoint and never saved: its length may change between runs.
+    """
+
+    def __init__(self, length: int, embedding_dim: int):
+        super().__init__()
+        if length < 1:
+            raise ValueError(f"the length of the queue must be positive, not {length}.")
+        self.length = length
+        self.cursor = 0
+        self.register_buffer("embeddings", torch.zeros(length, embedding_dim), persistent=False)
+        self.register_buffer("classes", torch.zeros(length, dtype=torch.int64), persistent=False)
+
+    @property
+    def is_full(self) -> bool:
+        return self.cursor == self.length
+
+    @torch.no_grad()
+    def enqueue(self, embeddings: Tensor, classes: Tensor) -> int:
+        """Takes the first of the embeddings (n, D) of classes (n,), as many as there is room for.
+
+        Half precision is widened to float32. Returns how many were taken: the caller flushes the full
+        queue and offers the rest again.
+        """
+        taken = min(len(classes), self.length - self.cursor)
+        end = self.cursor + taken
+        self.embeddings[self.cursor : end] = embeddings[:taken]
+        self.classes[self.cursor : end] = classes[:taken]
+        self.cursor = end
+        return taken
+
+    def flush_(self, moments: ClassMoments) -> None:
+        """Moves everything that is in the queue into the moments."""
+        moments.update(self.embeddings[: self.cursor], self.classes[: self.cursor])
+        self.cursor = 0

@@ -1,0 +1,141 @@
+"""Running moments against float64 statistics of everything at once; the queue over its wrap-around."""
+
+import math
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from igam_d2.moments import ClassMoments, EmbeddingQueue
+
+K, D = 5, 6
+
+
+def samples(n: int, seed: int = 0, mean: float = 3.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Embeddings of classes 0 ... K - 2; class K - 1 is never seen."""
+    generator = torch.Generator().manual_seed(seed)
+    classes = torch.randint(K - 1, (n,), generator=generator)
+    x = torch.randn(n, D, generator=generator) * (1 + classes[:, None]) + mean * classes[:, None]
+    return x, classes
+
+
+def assert_moments(moments: ClassMoments, x: torch.Tensor, classes: torch.Tensor, rtol=1e-5):
+    """Count, mean and covariance equal those of the concatenation, in float64."""
+    covariance = moments.covariance()
+    for k in range(K):
+        own = x[classes == k].double()
+        assert moments.count[k] == len(own)
+        if len(own) == 0:
+            assert (covariance[k] == 0).all()
+            continue
+        expected = (own - own.mean(0)).T @ (own - own.mean(0)) / len(own)
+        torch.testing.assert_close(moments.mean[k].double(), own.mean(0), rtol=1e-5, atol=1e-5)
+        error = (covariance[k].double() - expected).norm() / expected.norm().clamp(min=1e-12)
+        assert error < rtol
+
+
+@pytest.mark.parametrize("chunks", [(400,), (1, 399), (7, 0, 93, 300), (1,) * 60])
+def test_updates_equal_the_concatenation(chunks):
+    x, classes = samples(sum(chunks))
+    moments = ClassMoments(K, D)
+    for xs, cs in zip(x.split(chunks), classes.split(chunks), strict=True):
+        moments.update(xs, cs)
+    assert_moments(moments, x, classes)
+
+
+def test_merge_equals_the_concatenation_and_reset_forgets():
+    x, classes = samples(300)
+    a, b = ClassMoments(K, D), ClassMoments(K, D)
+    a.update(x[:80], classes[:80])
+    b.update(x[80:], classes[80:])
+    assert_moments(a.merge_(b).merge_(ClassMoments(K, D)), x, classes)
+    assert_moments(ClassMoments(K, D).merge_(a), x, classes)
+    assert all((buffer == 0).all() for buffer in a.reset_().buffers())
+
+
+def test_mean_far_from_zero_keeps_precision():
+    x, classes = samples(20000, mean=300.0)
+    moments = ClassMoments(K, D)
+    for xs, cs in zip(x.split(512), classes.split(512), strict=True):
+        moments.update(xs, cs)
+    assert_moments(moments, x, classes, rtol=1e-4)
+
+
+def test_background_and_nonfinite_embeddings_are_left_out():
+    x, classes = samples(100)
+    dirty, labels = x.clone(), classes.clone()
+    dirty[3, 2], dirty[50, 0] = math.nan, math.inf
+    labels[10:20] = K  # background
+    dirty[15] = math.nan  # a broken background RoI is no concern of the statistics
+    moments = ClassMoments(K, D)
+    moments.update(dirty, labels)
+    keep = torch.ones(100, dtype=torch.bool)
+    keep[[3, 50, *range(10, 20)]] = False
+    assert_moments(moments, x[keep], classes[keep])
+    assert moments.num_nonfinite == 2
+
+
+def test_half_precision_gives_float32_statistics():
+    x, classes = samples(200)
+    moments, queue = ClassMoments(K, D), EmbeddingQueue(200, D)
+    queue.enqueue(x.half(), classes)
+    queue.flush_(moments)
+    assert moments.scatter.dtype == torch.float32
+    assert_moments(moments, x.half().float(), classes)
+
+
+@pytest.mark.parametrize("length", [1, 7, 64, 1000])
+def test_queue_wraps_around_without_loss(length):
+    x, classes = samples(200)
+    moments, queue = ClassMoments(K, D), EmbeddingQueue(length, D)
+    flushes = 0
+    for xs, cs in zip(x.split(23), classes.split(23), strict=True):
+        while len(cs):
+            taken = queue.enqueue(xs, cs)
+            xs, cs = xs[taken:], cs[taken:]
+            if queue.is_full:
+                queue.flush_(moments)
+                flushes += 1
+    assert flushes == 200 // length
+    queue.flush_(moments)
+    queue.flush_(moments)  # of nothing
+    assert_moments(moments, x, classes)
+
+
+def test_queue_is_never_saved_and_refuses_a_length_below_one():
+    assert not EmbeddingQueue(4, D).state_dict()
+    with pytest.raises(ValueError, match="positive"):
+        EmbeddingQueue(0, D)
+
+
+def test_state_dict_restores_the_moments():
+    x, classes = samples(50)
+    moments, restored = ClassMoments(K, D), ClassMoments(K, D)
+    moments.update(x, classes)
+    restored.load_state_dict(moments.state_dict())
+    assert_moments(restored, x, classes)
+
+
+def _reduce(rank: int, file: str):
+    dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+    x, classes = samples(200, mean=100.0)
+    moments = ClassMoments(K, D)
+    if rank == 0:  # class 0 on this process alone, so that the other has no instance of it
+        moments.update(x[classes == 0], classes[classes == 0])
+    else:
+        moments.update(x[classes != 0], classes[classes != 0])
+    moments.all_reduce_()
+    assert_moments(moments, x, classes)
+    dist.destroy_process_group()
+
+
+def test_two_processes_reduce_to_the_moments_of_one(tmp_path):
+    mp.spawn(_reduce, args=(str(tmp_path / "store"),), nprocs=2)
+
+
+def test_single_process_reduces_to_itself():
+    x, classes = samples(30)
+    moments = ClassMoments(K, D)
+    moments.update(x, classes)
+    assert_moments(moments.all_reduce_(), x, classes)

@@ -1,0 +1,35 @@
+#!/usr/bin/env python
+"""Trains and evaluates a detector. `python train_net.py --help` lists the options; see README.md."""
+
+import sys
+
+from detectron2.engine import default_argument_parser, default_setup, launch
+
+from igam_d2 import load_config
+from igam_d2.engine import Trainer
+from igam_d2.errors import InputError
+
+
+def main(args, cfg):
+    default_setup(cfg, args)
+    if args.eval_only:
+        return Trainer.evaluate(cfg, Trainer.build_model(cfg), resume=args.resume)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    return trainer.train()
+
+
+if __name__ == "__main__":
+    args = default_argument_parser().parse_args()
+    try:
+        cfg = load_config(args.config_file, args.opts)  # a mistake in it ends here, in one line
+        launch(
+            main,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args, cfg),
+        )
+    except InputError as error:
+        sys.exit(f"error: {error}")
