@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Trains and evaluates a detector. `python train_net.py --help` lists the options; see README.md."""
+"""Trains and evaluates a detector; `--help` lists the options, README.md the configs."""
 
 import sys
 

@@ -14,8 +14,8 @@ except ModuleNotFoundError as error:
     if error.name != "detectron2":
         raise
     warnings.warn(
-        "Detectron2 is not installed, so that only igam_d2.functional, .moments, .losses and .report "
-        "can be used: run `make setup`, or "
+        "Detectron2 is not installed, so that only igam_d2.functional, .moments, .losses and "
+        ".report can be used: run `make setup`, or "
         "`pip install 'git+https://github.com/facebookresearch/detectron2.git'`.",
         stacklevel=2,
     )

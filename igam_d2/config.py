@@ -133,8 +133,8 @@ def check_config(cfg: CN) -> None:
     if cfg.MODEL.ROI_HEADS.NAME.startswith("IGAM") and (head.USE_SIGMOID_CE or head.USE_FED_LOSS):
         raise InputError(
             "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE and USE_FED_LOSS have no effect in "
-            f"{cfg.MODEL.ROI_HEADS.NAME}, whose loss is MODEL.ROI_BOX_HEAD.CLS_LOSS.NAME: leave them "
-            "False."
+            f"{cfg.MODEL.ROI_HEADS.NAME}, whose loss is MODEL.ROI_BOX_HEAD.CLS_LOSS.NAME: leave "
+            "them False."
         )
     build_cls_loss(cfg)
 

@@ -1,5 +1,6 @@
-"""The equations of the method, as pure functions. Equation and section numbers are those of the paper,
-"Pursuing Better Decision Boundaries for Long-Tailed Object Detection via Category Information Amount".
+"""The equations of the method, as pure functions. Equation and section numbers are those of the
+paper, "Pursuing Better Decision Boundaries for Long-Tailed Object Detection via Category
+Information Amount".
 
 Shape legend:
     K: foreground classes; the background is class K
@@ -34,7 +35,7 @@ __all__ = [
 ]
 
 
-# --- information amount (section 3.1) ---------------------------------------------------------------
+# --- information amount (section 3.1) -------------------------------------------------------------
 
 
 def information_amount(
@@ -101,7 +102,7 @@ def _half_log2_det(covariance: Tensor) -> Tensor:
 
 
 def _eigenvalues(covariance: Tensor) -> Tensor:
-    """(..., D, D) -> (..., D): eigenvalues of positive semi-definite matrices, NaN if not finite."""
+    """(..., D, D) -> (..., D): eigenvalues of semi-definite matrices, NaN if not finite."""
     finite = covariance.isfinite().all(-1).all(-1)[..., None]
     values = torch.linalg.eigvalsh(
         covariance.where(finite[..., None], torch.zeros_like(covariance))
@@ -109,7 +110,7 @@ def _eigenvalues(covariance: Tensor) -> Tensor:
     return values.clamp(min=0).where(finite, torch.full_like(values, math.nan))
 
 
-# --- margins (section 3.2) --------------------------------------------------------------------------
+# --- margins (section 3.2) ------------------------------------------------------------------------
 
 
 def normalize_information(information: Tensor, *, reading: str = "paper") -> Tensor:
@@ -148,19 +149,20 @@ def normalize_information(information: Tensor, *, reading: str = "paper") -> Ten
 
 
 def margin_potentials(normalized: Tensor) -> Tensor:
-    """u = log(I') / pi, (K,) -> (K,) radians: the margin of section 3.2 is m_ij = relu(u_i - u_j)."""
+    """u = log(I') / pi, (K,) -> (K,) radians: the margin of section 3.2 is relu(u_i - u_j)."""
     return normalized.log() / math.pi
 
 
 def pairwise_margins(potentials: Tensor) -> Tensor:
-    """All margins m_ij in radians, (K,) -> (K, K). For plots and tests: training never needs them."""
+    """All margins m_ij in radians, (K,) -> (K, K). For plots and tests, not for training."""
     return (potentials[:, None] - potentials[None, :]).nan_to_num(nan=0.0).clamp(min=0)
 
 
 def _angle_terms(
     cosine: Tensor, gt_classes: Tensor, potentials: Tensor, sign: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """cos(m), sign * sin(m) and where theta + sign * m leaves [0, pi], each (R, K + 1), m = m_{y j}.
+    """cos(m), sign * sin(m) and where theta + sign * m leaves [0, pi], each (R, K + 1), m = m_{y
+    j}.
 
     No transcendental per element: cos and sin of u_i - u_j follow from those of the u.
     """
@@ -238,7 +240,7 @@ def igam_loss(
     return F.cross_entropy(logits, gt_classes, reduction="sum") / max(len(gt_classes), 1)
 
 
-# --- storage (section 3.3.2, Listing 2) -------------------------------------------------------------
+# --- storage (section 3.3.2, Listing 2) -----------------------------------------------------------
 
 
 def storage_ratio(

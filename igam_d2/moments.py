@@ -14,8 +14,8 @@ __all__ = ["ClassMoments", "EmbeddingQueue"]
 class ClassMoments(nn.Module):
     """Count, mean and scatter of the embeddings of every class, merged as they come.
 
-    The merge is that of parallel variance (Chan et al. 1979). It gives the covariance of eq. (7) and (8)
-    exactly while storing K D^2 numbers once, not once per filling of the queue.
+    The merge is that of parallel variance (Chan et al. 1979). It gives the covariance of eq. (7)
+    and (8) exactly while storing K D^2 numbers once, not once per filling of the queue.
 
     Buffers:
         count: (K,) int64
@@ -36,7 +36,8 @@ class ClassMoments(nn.Module):
     def update(self, embeddings: Tensor, classes: Tensor) -> None:
         """Adds embeddings (n, D) of classes (n,).
 
-        Classes outside [0, K) are passed over; embeddings with a NaN or Inf are left out and counted.
+        Classes outside [0, K) are passed over; embeddings with a NaN or Inf are left out and
+        counted.
         Synchronises with the device: meant for a full queue, not for every step.
         """
         inside = (classes >= 0) & (classes < self.num_classes)
@@ -50,7 +51,8 @@ class ClassMoments(nn.Module):
         for k, x in zip(present.tolist(), embeddings[order].split(sizes.tolist()), strict=True):
             mean = x.mean(dim=0)
             centred = x - mean
-            # One class after another, so that the order of the sums, and with it the result, is fixed.
+            # One class after another, so that the order of the sums, and with it the result, is
+            # fixed.
             self._merge(k, len(x), mean, centred.T @ centred)
 
     def _merge(self, k: int, n: int | Tensor, mean: Tensor, scatter: Tensor) -> None:
@@ -76,13 +78,14 @@ class ClassMoments(nn.Module):
 
     @torch.no_grad()
     def all_reduce_(self) -> "ClassMoments":
-        """Makes every process hold the moments over all processes; nothing happens with a single one."""
+        """Gives every process the moments over all of them; does nothing for a single one."""
         if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
             return self
         local_count, local_mean = self.count.clone(), self.mean.clone()
         dist.all_reduce(self.count)
         dist.all_reduce(self.num_nonfinite)
-        # The mean in float64: the sums of n * mean are large where the spread about it may be small.
+        # The mean in float64: the sums of n * mean are large where the spread about it may be
+        # small.
         total = local_count[:, None] * local_mean.double()
         dist.all_reduce(total)
         self.mean.copy_(total / self.count.clamp(min=1)[:, None])
@@ -126,8 +129,8 @@ class EmbeddingQueue(nn.Module):
     def enqueue(self, embeddings: Tensor, classes: Tensor) -> int:
         """Takes the first of the embeddings (n, D) of classes (n,), as many as there is room for.
 
-        Half precision is widened to float32. Returns how many were taken: the caller flushes the full
-        queue and offers the rest again.
+        Half precision is widened to float32. Returns how many were taken: the caller flushes the
+        full queue and offers the rest again.
         """
         taken = min(len(classes), self.length - self.cursor)
         end = self.cursor + taken

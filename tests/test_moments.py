@@ -1,4 +1,4 @@
-"""Running moments against float64 statistics of everything at once; the queue over its wrap-around."""
+"""Running moments against float64 statistics of everything; the queue over its wrap-around."""
 
 import math
 

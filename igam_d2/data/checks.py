@@ -18,8 +18,8 @@ __all__ = ["check_annotation_file", "check_test_datasets", "load_training_set"]
 
 # Annotators' rounding: LVIS and COCO have boxes that end a fraction of a pixel outside the image.
 TOLERANCE = 1.0
-# Up to this share of bad boxes are left out with a warning (COCO itself has a few of no area); more of
-# them are a mistake in the file, such as corners where width and height belong.
+# Up to this share of bad boxes are left out with a warning (COCO itself has a few of no area);
+# more of them are a mistake in the file, such as corners where width and height belong.
 BAD_SHARE = 1e-3
 
 
@@ -104,15 +104,15 @@ def _check_registration(name: str, cfg: CfgNode) -> str | None:
     if json_file is not None and not PathManager.isfile(json_file):
         how = metadata.get("how_to_get", "put it there")
         raise InputError(
-            f"Annotation file {json_file!r} of {name!r} is missing: {how}, or set DETECTRON2_DATASETS "
-            "to the folder that holds the data sets."
+            f"Annotation file {json_file!r} of {name!r} is missing: {how}, or set "
+            "DETECTRON2_DATASETS to the folder that holds the data sets."
         )
     classes = metadata.get("thing_classes")
     expected = cfg.MODEL.ROI_HEADS.NUM_CLASSES
     if classes is not None and len(classes) != expected:
         raise InputError(
-            f"MODEL.ROI_HEADS.NUM_CLASSES is {expected}, but {name!r} has {len(classes)} categories: "
-            f"set it to {len(classes)}."
+            f"MODEL.ROI_HEADS.NUM_CLASSES is {expected}, but {name!r} has {len(classes)} "
+            f"categories: set it to {len(classes)}."
         )
     return json_file
 
@@ -143,8 +143,8 @@ def _check_image_folders(records: list[dict], names) -> None:
     for folder in sorted({str(Path(record["file_name"]).parent) for record in records}):
         if "://" not in folder and not PathManager.isdir(folder):
             raise InputError(
-                f"Image folder {folder!r} of {', '.join(names)} is missing: put the images there, or "
-                "set DETECTRON2_DATASETS to the folder that holds the data sets."
+                f"Image folder {folder!r} of {', '.join(names)} is missing: put the images there, "
+                "or set DETECTRON2_DATASETS to the folder that holds the data sets."
             )
 
 
@@ -159,8 +159,8 @@ def _check_boxes(records: list[dict], names, num_classes: int) -> list[dict]:
             if not 0 <= annotation["category_id"] < num_classes:
                 raise InputError(
                     f"An annotation of {record['file_name']} ({', '.join(names)}) has category "
-                    f"{annotation['category_id']} after mapping, but MODEL.ROI_HEADS.NUM_CLASSES is "
-                    f"{num_classes}: categories must map to 0 ... {num_classes - 1}."
+                    f"{annotation['category_id']} after mapping, but MODEL.ROI_HEADS.NUM_CLASSES "
+                    f"is {num_classes}: categories must map to 0 ... {num_classes - 1}."
                 )
             problem = _box_problem(annotation, record)
             if problem is None:

@@ -13,8 +13,8 @@ __all__ = ["Checkpointer"]
 class Checkpointer(DetectionCheckpointer):
     """Refuses weights that do not fit when a run is resumed or, with `exact`, evaluated.
 
-    When a new run starts from the weights of another data set, the parts that differ start untrained,
-    as is usual in Detectron2; a warning names them.
+    When a new run starts from the weights of another data set, the parts that differ start
+    untrained, as is usual in Detectron2; a warning names them.
     """
 
     def __init__(self, model, save_dir="", *, save_to_disk=None, exact=False, **checkpointables):
@@ -55,8 +55,8 @@ class Checkpointer(DetectionCheckpointer):
         if self._must_fit:
             raise InputError(
                 f"The checkpoint {self._path!r} is of another model or number of classes: "
-                f"{differences[0]} ({len(differences)} differences in all); use the config that it was "
-                "trained with."
+                f"{differences[0]} ({len(differences)} differences in all); use the config that "
+                "it was trained with."
             )
         logging.getLogger(__name__).warning(
             "The weights %r are of another model or number of classes: %s (%d differences in all); "

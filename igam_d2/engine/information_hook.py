@@ -23,15 +23,16 @@ NEGLIGIBLE_MARGIN = 1e-3
 
 
 class InformationAmountHook(HookBase):
-    """Gathers the embeddings of every step, and refreshes each class's information amount from them.
+    """Gathers the embeddings of every step, and refreshes each class's information amount from
+    them.
 
-    It owns a queue and the moments of every :class:`CosineOutputLayers` of the model. After each step
-    it takes over the step's embeddings; at the end of each period it reduces the moments over all
-    processes, hands the information amounts to the predictor, logs them and starts anew. A class with
-    fewer than two embeddings in a period keeps its last information amount.
+    It owns a queue and the moments of every :class:`CosineOutputLayers` of the model. After each
+    step it takes over the step's embeddings; at the end of each period it reduces the moments over
+    all processes, hands the information amounts to the predictor, logs them and starts anew. A
+    class with fewer than two embeddings in a period keeps its last information amount.
 
-    Register it before the checkpointer and the writers. Only a full queue, a refresh and a checkpoint
-    synchronise with the device.
+    Register it before the checkpointer and the writers. Only a full queue, a refresh and a
+    checkpoint synchronise with the device.
     """
 
     def __init__(
@@ -77,7 +78,8 @@ class InformationAmountHook(HookBase):
                 self._enqueue(name, *instances)
         if iteration % self._period == 0:
             self.refresh()
-        # The checkpointer runs on the main process alone, where it cannot reduce: do it here, on all.
+        # The checkpointer runs on the main process alone, where it cannot reduce: do it here, on
+        # all.
         every = self._checkpoint_period
         if iteration == self.trainer.max_iter or (every > 0 and iteration % every == 0):
             self._collect()
@@ -100,7 +102,7 @@ class InformationAmountHook(HookBase):
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Turns the moments since the last refresh into information amounts; all processes call it."""
+        """Turns the moments since the last refresh into information amounts, on all processes."""
         for name, predictor in self._predictors.items():
             moments = self._moments[name]
             self._queues[name].flush_(moments)
@@ -172,8 +174,8 @@ class InformationAmountHook(HookBase):
             return
         self._warned_margin = True
         logging.getLogger(__name__).warning(
-            "The largest margin is %.1e rad, below %g: the loss is in effect a plain cosine softmax; "
-            "MODEL.IGAM.NORMALIZATION 'mean' or 'ratio' gives larger ones.",
+            "The largest margin is %.1e rad, below %g: the loss is in effect a plain cosine "
+            "softmax; MODEL.IGAM.NORMALIZATION 'mean' or 'ratio' gives larger ones.",
             *(largest, NEGLIGIBLE_MARGIN),
         )
 
@@ -200,7 +202,7 @@ class InformationAmountHook(HookBase):
 
 
 def _margin_summary(potentials: Tensor) -> tuple[float, float]:
-    """Largest and mean of relu(u_i - u_j) over ordered pairs i != j, from sorted potentials (K,)."""
+    """Largest and mean of relu(u_i - u_j) over pairs i != j, from sorted potentials (K,)."""
     k = len(potentials)
     if k < 2:
         return 0.0, 0.0

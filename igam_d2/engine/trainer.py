@@ -1,4 +1,4 @@
-"""Detectron2's default trainer with information amounts, checked data and evaluation by data set."""
+"""Detectron2's default trainer with information amounts, checked data and the set's evaluator."""
 
 import logging
 import math
@@ -38,7 +38,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def evaluate(cls, cfg, model, *, resume: bool = False):
-        """Evaluates MODEL.WEIGHTS, or with `resume` the last checkpoint, on all of DATASETS.TEST."""
+        """Evaluates MODEL.WEIGHTS, or with `resume` the last checkpoint, on DATASETS.TEST."""
         check_test_datasets(cfg)
         checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, exact=True)
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
@@ -54,8 +54,8 @@ class Trainer(DefaultTrainer):
         period = cfg.MODEL.IGAM.REFRESH_PERIOD or epoch
         if period > self.max_iter:
             logging.getLogger(__name__).warning(
-                "The information amounts are refreshed every %d iterations, but training ends after "
-                "%d: no margin will ever be set.",
+                "The information amounts are refreshed every %d iterations, but training ends "
+                "after %d: no margin will ever be set.",
                 *(period, self.max_iter),
             )
         information = InformationAmountHook(

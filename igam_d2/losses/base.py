@@ -11,7 +11,8 @@ __all__ = ["CLS_LOSS_REGISTRY", "CONTEXT", "ClsLoss", "loss_defaults"]
 
 CLS_LOSS_REGISTRY = Registry("CLS_LOSS")
 CLS_LOSS_REGISTRY.__doc__ = """
-Classification losses, subclasses of :class:`ClsLoss`, chosen by ``MODEL.ROI_BOX_HEAD.CLS_LOSS.NAME``.
+Classification losses, subclasses of :class:`ClsLoss`, chosen by
+``MODEL.ROI_BOX_HEAD.CLS_LOSS.NAME``.
 """
 
 # What a loss may ask for by naming it in its constructor, beside its own constants.
@@ -21,11 +22,12 @@ CONTEXT = ("num_classes", "embedding_dim", "normalization")
 class ClsLoss(nn.Module):
     """Loss of a box classifier over K foreground classes and the background, class K.
 
-    A subclass is built from keyword arguments: what it names of :data:`CONTEXT` is given to it, every
-    other one has a default, which becomes its config key.
+    A subclass is built from keyword arguments: what it names of :data:`CONTEXT` is given to it,
+    every other one has a default, which becomes its config key.
 
     Class attributes:
-        classifier: "linear" scores are w.x + b; "cosine" scores are cosines in [-1, 1], float32 also
+        classifier: "linear" scores are w.x + b; "cosine" scores are cosines in [-1, 1], float32
+        also
             under autocast, and the loss owns the scale.
         bias: whether a linear classifier has one.
         prior_prob: with a number, a linear classifier starts with sigmoid(bias) = prior_prob.
@@ -76,11 +78,12 @@ class ClsLoss(nn.Module):
 
     @torch.no_grad()
     def set_information(self, information: Tensor) -> None:
-        """Is told the information amounts (K,) in bits, NaN where not measured, at every refresh."""
+        """Is told the information amounts (K,) in bits, NaN if not measured, at a refresh."""
 
 
 def loss_defaults(loss: type[ClsLoss]) -> dict[str, Any]:
-    """The constants of a loss and their defaults: its keyword arguments that are not :data:`CONTEXT`.
+    """The constants of a loss and their defaults: its keyword arguments that are not
+    :data:`CONTEXT`.
 
     Raises:
         TypeError: an argument without a default that is not in the context either.

@@ -21,7 +21,8 @@ __all__ = ["IGAMLoss"]
 
 @CLS_LOSS_REGISTRY.register()
 class IGAMLoss(CosineCELoss):
-    """Cosine softmax with margins on the angles to the other classes; at test time a cosine softmax.
+    """Cosine softmax with margins on the angles to the other classes; at test time a cosine
+    softmax.
 
     The margins follow the information amounts that :meth:`set_information` is told, and are zero
     before. They are kept as the buffer `potentials` (K,), NaN for classes without margins.

@@ -94,7 +94,7 @@ class CosineOutputLayers(FastRCNNOutputLayers):
         return ret
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(R, ...) box features -> scores (R, num_outputs), deltas (R, 4K or 4), embeddings (R, D)."""
+        """(R, ...) box features -> scores (R, num_outputs), deltas (R, 4K or 4), embeddings."""
         x = x.flatten(start_dim=1)
         embeddings = self.embedding(x)
         return self.cls_score(embeddings), self.bbox_pred(x), embeddings
@@ -104,7 +104,8 @@ class CosineOutputLayers(FastRCNNOutputLayers):
         """Notes the RoI of each ground-truth instance for the :meth:`losses` of this step.
 
         One RoI per instance, the one that overlaps it most; an instance whose best RoI covers less
-        than half of it (its own box was not sampled) gets the class K, which the statistics pass over.
+        than half of it (its own box was not sampled) gets the class K, which the statistics pass
+        over.
         Its shape is known on the host: nothing here synchronises with the device.
 
         Args:
@@ -132,7 +133,7 @@ class CosineOutputLayers(FastRCNNOutputLayers):
         self.cls_loss.set_information(self.information)
 
     def losses(self, predictions, proposals: list[Instances]) -> dict[str, Tensor]:
-        """`loss_cls` and `loss_box_reg` of the step; arguments as in :class:`FastRCNNOutputLayers`."""
+        """`loss_cls` and `loss_box_reg`; arguments as in :class:`FastRCNNOutputLayers`."""
         scores, deltas, embeddings = predictions
         gt_classes = (
             cat([p.gt_classes for p in proposals]) if proposals else scores.new_zeros(0).long()
@@ -144,8 +145,8 @@ class CosineOutputLayers(FastRCNNOutputLayers):
 
         with torch.no_grad():
             probs = self.cls_loss.predict_probs(scores, embeddings=embeddings)
-        # Detectron2 logs its statistics from these, the last column being the background, and adds a
-        # cross-entropy that is replaced below.
+        # Detectron2 logs its statistics from these, the last column being the background, and adds
+        # a cross-entropy that is replaced below.
         losses = super().losses((probs, deltas), proposals)
         parts = self.cls_loss(
             scores, gt_classes, embeddings=embeddings, class_weight=self.cls_score.weight
