@@ -5,7 +5,7 @@ import sys
 
 from detectron2.engine import default_argument_parser, default_setup, launch
 
-from igam_d2 import load_config
+from igam_d2.config import check_num_gpus, load_config
 from igam_d2.engine import Trainer
 from igam_d2.errors import InputError
 
@@ -23,6 +23,7 @@ if __name__ == "__main__":
     args = default_argument_parser().parse_args()
     try:
         cfg = load_config(args.config_file, args.opts)  # a mistake in it ends here, in one line
+        check_num_gpus(cfg, args.num_gpus, args.num_machines)
         launch(
             main,
             args.num_gpus,

@@ -8,13 +8,14 @@ import torch
 import yaml
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
+from detectron2.utils.file_io import PathManager
 
 from .errors import InputError
 from .functional import READINGS, SHRINKAGES
 from .losses import CLS_LOSS_REGISTRY, ClsLoss
 from .losses.base import loss_defaults
 
-__all__ = ["add_igam_config", "build_cls_loss", "check_config", "load_config"]
+__all__ = ["add_igam_config", "build_cls_loss", "check_config", "check_num_gpus", "load_config"]
 
 
 def add_igam_config(cfg: CN) -> None:
@@ -74,12 +75,14 @@ def load_config(config_file: str, opts: list[str]) -> CN:
     """
     cfg = get_cfg()
     add_igam_config(cfg)
+    if config_file and not PathManager.isfile(config_file):
+        raise InputError(f"Config file {config_file!r} does not exist.")
     try:
         if config_file:
             cfg.merge_from_file(config_file, allow_unsafe=False)
-    except FileNotFoundError as error:  # a missing _BASE_
+    except FileNotFoundError as error:
         raise InputError(
-            f"Config file {error.filename!r}, of {config_file!r}, is missing."
+            f"{error.filename!r}, the _BASE_ of config file {config_file!r}, does not exist."
         ) from error
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
@@ -88,6 +91,10 @@ def load_config(config_file: str, opts: list[str]) -> CN:
         ) from error
     except (KeyError, AssertionError, ValueError) as error:
         raise InputError(f"Config file {config_file!r}: {_explain(cfg, error)}") from error
+    except (AttributeError, TypeError) as error:  # text or a list, where yacs expects keys
+        raise InputError(
+            f"Config file {config_file!r} is not a mapping of keys to values."
+        ) from error
     try:
         cfg.merge_from_list(opts)
     except (KeyError, AssertionError, ValueError) as error:
@@ -137,6 +144,23 @@ def check_config(cfg: CN) -> None:
             "them False."
         )
     build_cls_loss(cfg)
+
+
+def check_num_gpus(cfg: CN, num_gpus: int, num_machines: int) -> None:
+    """Checks that as many processes as the command line asks for can be started on this machine.
+
+    Raises:
+        InputError: several processes without a GPU each.
+    """
+    if num_gpus * num_machines == 1:
+        return
+    available = torch.cuda.device_count() if cfg.MODEL.DEVICE.startswith("cuda") else 0
+    if num_gpus > available:
+        raise InputError(
+            f"--num-gpus is {num_gpus}, but {available} can be used here (MODEL.DEVICE is "
+            f"{cfg.MODEL.DEVICE!r}): several processes need a GPU each, and a single one (leave out "
+            "--num-gpus) also runs on the CPU."
+        )
 
 
 def _closest(name: str, names) -> str:

@@ -36,12 +36,11 @@ def main(argv: list[str] | None = None) -> int:
 def metrics_table(run: Run) -> str:
     """The metrics of a run in %, a row for each task."""
     names = list(next(iter(run.metrics.values())))
-    lines = [f"{run.dataset:<8}" + "".join(f"{name:>8}" for name in names)]
+    width = max(len(run.dataset), 8)
+    lines = [run.dataset.ljust(width) + "".join(f"{name:>8}" for name in names)]
     for task, metrics in run.metrics.items():
-        values = (metrics[name] for name in names)
-        cells = ("-" if value is None else f"{value:.2f}" for value in values)
-        lines.append(f"{task:<{len(run.dataset)}}"[: max(8, len(run.dataset))].ljust(8))
-        lines[-1] = lines[-1].ljust(max(8, len(run.dataset))) + "".join(f"{c:>8}" for c in cells)
+        cells = ("-" if metrics[name] is None else f"{metrics[name]:.2f}" for name in names)
+        lines.append(task.ljust(width) + "".join(f"{cell:>8}" for cell in cells))
     return "\n".join(lines)
 
 

@@ -135,7 +135,8 @@ def _explained(names):
             if json_file is not None:
                 check_annotation_file(json_file)
         raise InputError(
-            f"The annotations of {', '.join(names)} could not be read: {type(error).__name__} {error}."
+            f"The annotations of {', '.join(names)} could not be read: "
+            f"{type(error).__name__} {error}."
         ) from error
 
 

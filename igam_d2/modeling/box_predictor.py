@@ -135,9 +135,7 @@ class CosineOutputLayers(FastRCNNOutputLayers):
     def losses(self, predictions, proposals: list[Instances]) -> dict[str, Tensor]:
         """`loss_cls` and `loss_box_reg`; arguments as in :class:`FastRCNNOutputLayers`."""
         scores, deltas, embeddings = predictions
-        gt_classes = (
-            cat([p.gt_classes for p in proposals]) if proposals else scores.new_zeros(0).long()
-        )
+        gt_classes = cat([p.gt_classes for p in proposals])
         if self._matched is not None:
             index, classes = self._matched
             self._instances = embeddings.detach()[index], classes

@@ -13,7 +13,7 @@ from PIL import Image
 
 from .run_folder import LabeledBox, Sample
 
-# Okabe and Ito's and Tol's colours: told apart by colour-blind readers, and bright enough on photos.
+# Okabe and Ito's and Tol's colours: distinct to the colour-blind, and bright enough on photos.
 CLASS_COLORS = (
     "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00",
     "#CC79A7", "#DDCC77", "#332288", "#88CCEE", "#882255", "#999933",
@@ -21,7 +21,7 @@ CLASS_COLORS = (
 CORRECT, WRONG_CLASS, NO_OBJECT = "correct", "wrong class", "no object"
 LINE_STYLES = {CORRECT: "-", WRONG_CLASS: (0, (5, 2.5)), NO_OBJECT: (0, (1, 1.8))}
 LINE_MEANING = {
-    CORRECT: "correct class",
+    CORRECT: "correct class, IoU \N{GREATER-THAN OR EQUAL TO} 0.5",
     WRONG_CLASS: "\N{BALLOT X} wrong class",
     NO_OBJECT: "duplicate or no annotated object",
 }
@@ -30,12 +30,16 @@ MAX_DRAWN_BOXES = 15
 GRAY = "#666666"
 
 
+def aspect_ratio(sample: Sample) -> float:
+    """Height over width."""
+    with Image.open(sample.path) as image:  # reads no more than the header
+        return image.height / image.width
+
+
 def pairwise_iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Intersection over union of boxes (N, 4) and (M, 4) in x, y, width, height: (N, M)."""
     low = np.maximum(boxes[:, None, :2], others[None, :, :2])
-    high = np.minimum(
-        (boxes[:, :2] + boxes[:, 2:])[:, None], (others[:, :2] + others[:, 2:])[None]
-    )
+    high = np.minimum((boxes[:, :2] + boxes[:, 2:])[:, None], (others[:, :2] + others[:, 2:])[None])
     intersection = np.clip(high - low, 0, None).prod(axis=2)
     union = boxes[:, 2:].prod(axis=1)[:, None] + others[:, 2:].prod(axis=1)[None] - intersection
     return intersection / np.maximum(union, 1e-9)
@@ -44,7 +48,7 @@ def pairwise_iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
 def judge_detections(
     detections: Sequence[LabeledBox], ground_truth: Sequence[LabeledBox]
 ) -> list[str]:
-    """CORRECT, WRONG_CLASS or NO_OBJECT for each detection; the best detection of an object wins."""
+    """CORRECT, WRONG_CLASS or NO_OBJECT of each detection; an object is found once."""
     verdicts = [NO_OBJECT] * len(detections)
     if not detections or not ground_truth:
         return verdicts
@@ -99,14 +103,17 @@ def draw_pair(
     shown = shown[:MAX_DRAWN_BOXES]
     largest = sorted(sample.ground_truth, key=lambda box: -box.xywh[2] * box.xywh[3])
     for slot, boxes, verdicts, text in (
-        (slots[0], largest[:MAX_DRAWN_BOXES], None, f"Ground truth  \N{MIDDLE DOT}  {sample.path.name}"),
+        (
+            slots[0],
+            largest[:MAX_DRAWN_BOXES],
+            None,
+            f"Ground truth  \N{MIDDLE DOT}  {sample.path.name}",
+        ),
         (slots[1], shown, judge_detections(shown, sample.ground_truth), title),
     ):
         ax, scale = _image_axes(figure, slot, picture)
-        ax.set_title(text, loc="left", fontsize=9, color="#333333", pad=4)
-        styles = [LINE_STYLES[v] for v in verdicts] if verdicts else ["-"] * len(boxes)
-        labels = [_label(box, names, i, verdicts) for i, box in enumerate(boxes)]
-        _draw_boxes(ax, scale, boxes, labels, styles, colors)
+        ax.set_title(text, loc="left", fontsize=9.5, weight="normal", color="#333333", pad=4)
+        _draw_boxes(ax, scale, boxes, verdicts or [CORRECT] * len(boxes), names, colors)
 
 
 def line_style_handles() -> list[Line2D]:
@@ -117,12 +124,16 @@ def line_style_handles() -> list[Line2D]:
     ]
 
 
-def _label(box: LabeledBox, names: Sequence[str], i: int, verdicts: list[str] | None) -> str:
-    name = names[box.class_index]
-    if verdicts is None:
-        return name
-    cross = "\N{BALLOT X} " if verdicts[i] == WRONG_CLASS else ""
-    return f"{cross}{name} {box.score:.2f}"
+def shorten(name: str, length: int) -> str:
+    """A class name as text, not longer than so many letters."""
+    name = name.replace("_", " ").strip()
+    return name if len(name) <= length else name[: length - 1].strip() + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def _label(box: LabeledBox, verdict: str, names: Sequence[str]) -> str:
+    cross = "\N{BALLOT X} " if verdict == WRONG_CLASS else ""
+    score = "" if box.score is None else f" {box.score:.2f}"
+    return cross + shorten(names[box.class_index], 18) + score
 
 
 def _image_axes(
@@ -158,26 +169,28 @@ def _draw_boxes(
     ax: Axes,
     scale: float,
     boxes: Sequence[LabeledBox],
-    labels: Sequence[str],
-    styles: Sequence,
+    verdicts: Sequence[str],
+    names: Sequence[str],
     colors: dict[int, str],
 ) -> None:
-    for box, style in zip(boxes, styles, strict=True):
+    """Boxes and then, where there is room, their labels: the first boxes choose first."""
+    for box, verdict in zip(boxes, verdicts, strict=True):
         x, y, width, height = (scale * v for v in box.xywh)
+        line = 1.5 if verdict == NO_OBJECT else 2.2
         rectangle = Rectangle(
-            (x, y), width, height, fill=False, ec=colors[box.class_index], lw=2.2, ls=style
-        )
-        dark_edge = patheffects.Stroke(linewidth=3.6, foreground=(0, 0, 0, 0.55))
+            (x, y), width, height, fill=False, ec=colors[box.class_index], lw=line,
+            ls=LINE_STYLES[verdict],
+        )  # fmt: skip
+        dark_edge = patheffects.Stroke(linewidth=line + 1.4, foreground=(0, 0, 0, 0.55))
         rectangle.set_path_effects([dark_edge, patheffects.Normal()])
         ax.add_patch(rectangle)
     taken: list[np.ndarray] = []
     font_size = 9 if len(boxes) <= 8 else 7.5
-    for box, label in zip(boxes, labels, strict=True):
+    for box, verdict in zip(boxes, verdicts, strict=True):
         color = colors[box.class_index]
-        text = ax.text(
-            0, 0, label, fontsize=font_size, color=_readable_on(color), va="top", zorder=4,
-            bbox={"boxstyle": "square,pad=0.18", "fc": color, "ec": (0, 0, 0, 0.45), "lw": 0.5},
-        )  # fmt: skip
+        frame = {"boxstyle": "square,pad=0.18", "fc": (color, 0.9), "ec": "#00000070", "lw": 0.5}
+        style = {"fontsize": font_size, "color": _readable_on(color), "bbox": frame}
+        text = ax.text(0, 0, _label(box, verdict, names), va="top", zorder=4, **style)
         extent = text.get_window_extent(ax.figure.canvas.get_renderer())
         pad = 0.18 * font_size * ax.figure.dpi / 72 + 1
         size = np.array([extent.width, extent.height]) + 2 * pad

@@ -4,24 +4,27 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from .image_pairs import GRAY, class_colors, draw_pair, line_style_handles
+from .image_pairs import GRAY, aspect_ratio, class_colors, draw_pair, line_style_handles, shorten
 from .run_folder import LearningCurve, Run, Sample, load_run
 
 __all__ = ["Run", "draw_run", "load_run"]
 
 WIDTH, DPI = 16.0, 120  # inches, pixels an inch
 MARGIN, HEADER, PAIR_GAP, PANEL_GAP = 0.45, 1.3, 0.4, 0.08  # inches
-MAX_BAR_CLASSES = 30
+PLOT_HEADER = 0.8  # inches
+MAX_BAR_CLASSES, MAX_NAME = 30, 24
+MAX_ASPECT = 1.1  # height over width of a panel; taller images are made narrower
 HEADLINES = ("AP", "AP50", "APr", "APc", "APf")
 GROUPS = {"f": ("frequent", "#0072B2"), "c": ("common", "#009E73"), "r": ("rare", "#D55E00")}
+MIDDLE_OF_GROUP = "middle of a group (median across, mean upwards)"
 UNGROUPED = ("all classes", "#666666")
+THOUSANDS = FuncFormatter(lambda value, _: f"{value:,.0f}")
 DARK = "#222222"
 STYLE = {
     "font.family": "sans-serif",
@@ -38,6 +41,7 @@ STYLE = {
     "grid.color": "#e6e6e6",
     "xtick.color": "#555555",
     "ytick.color": "#555555",
+    "text.parse_math": False,  # names may have a $
 }
 
 
@@ -52,31 +56,21 @@ def draw_run(run: Run, path: str | Path, *, score_threshold: float = 0.3) -> Pat
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(STYLE):
-        rows = [run.samples[i : i + 2] for i in range(0, len(run.samples), 2)]
+        samples = sorted(run.samples, key=aspect_ratio)  # equal shapes share a row
+        rows = [samples[i : i + 2] for i in range(0, len(samples), 2)]
         panel = (WIDTH - 2 * MARGIN - PAIR_GAP - 2 * PANEL_GAP) / 4
-        heights = [panel * _row_aspect(row) for row in rows]
+        heights = [panel * np.clip(aspect_ratio(row[-1]), 0.3, MAX_ASPECT) for row in rows]
         bar_rows = len(run.classes) if len(run.classes) <= MAX_BAR_CLASSES else 0
         plot_height = float(np.clip(0.27 * bar_rows, 3.6, 7.0))
         plot_top = HEADER + 0.45 + sum(heights) + 0.4 * len(rows)
-        height = plot_top + 0.95 + plot_height + 0.75
+        height = plot_top + PLOT_HEADER + plot_height + 0.75
         figure = Figure(figsize=(WIDTH, round(height, 2)), dpi=DPI, facecolor="white")
         FigureCanvasAgg(figure)
         _draw_header(figure, run)
         _draw_samples(figure, run, rows, heights, panel, score_threshold)
-        _draw_plots(figure, run, plot_top + 0.95, plot_height)
+        _draw_plots(figure, run, plot_top + PLOT_HEADER, plot_height)
         figure.savefig(path)
     return path
-
-
-def _row_aspect(row: list[Sample]) -> float:
-    """Height over width of a row of pairs; very tall images are made smaller instead."""
-    from PIL import Image
-
-    aspects = []
-    for sample in row:
-        with Image.open(sample.path) as image:
-            aspects.append(image.height / image.width)
-    return float(np.clip(max(aspects), 0.3, 1.1))
 
 
 def _text(figure: Figure, left: float, top: float, text: str, **kwargs) -> None:
@@ -145,13 +139,15 @@ def _draw_plots(figure: Figure, run: Run, top: float, plot_height: float) -> Non
     width, height = figure.get_size_inches()
     bars = len(run.classes) <= MAX_BAR_CLASSES
     longest = max((len(record["name"]) for record in run.classes), default=0)
-    left = MARGIN + (0.15 + 0.075 * min(longest, 24) if bars else 0.45)
+    left = MARGIN + (0.15 + 0.075 * min(longest, MAX_NAME) if bars else 0.45)
     _text(figure, MARGIN, top - 0.5, "Classes", fontsize=13, weight="bold", color=DARK)
     groups = _groups(run)
     handles = [
         Line2D([], [], marker="s", ls="", ms=8, color=color, label=f"{name} ({len(members)})")
         for name, color, members in groups
     ]
+    if not bars:
+        handles.append(Line2D([], [], marker="D", ls="", ms=8, color=GRAY, label=MIDDLE_OF_GROUP))
     figure.legend(
         handles=handles, ncols=len(handles), frameon=False, fontsize=10, handletextpad=0.2,
         loc="center left", borderaxespad=0,
@@ -159,7 +155,7 @@ def _draw_plots(figure: Figure, run: Run, top: float, plot_height: float) -> Non
     )  # fmt: skip
     ratios = [1.0] * (3 if run.information is not None else 2) + [1.0] * (run.curve is not None)
     grid = figure.add_gridspec(
-        1, len(ratios), width_ratios=ratios, wspace=0.14 if bars else 0.26,
+        1, len(ratios), width_ratios=ratios, wspace=0.18 if bars else 0.27,
         left=left / width, right=1 - MARGIN / width,
         top=1 - top / height, bottom=1 - (top + plot_height) / height,
     )  # fmt: skip
@@ -190,18 +186,20 @@ def _draw_bars(figure: Figure, run: Run, grid) -> None:
     order = np.argsort(-np.nan_to_num(images), kind="stable")
     row_of = np.argsort(order)
     columns = [
-        ("Training images", "images (log scale)", images, "{:,.0f}"),
-        ("AP", "AP (%), line: mean of the group", _column(run, "AP"), "{:.1f}"),
+        ("Training images", "images (log scale)", images, "{:,.0f}", "unknown"),
+        ("AP", "AP (%), line: mean of the group", _column(run, "AP"), "{:.1f}", "no ground truth"),
     ]
     if run.information is not None:
-        columns.append(("Information amount", "bits", run.information, "{:.1f}"))
-    for i, (title, label, values, form) in enumerate(columns):
+        columns.append(("Information amount", "bits", run.information, "{:.1f}", "no estimate"))
+    for i, (title, label, values, form, unknown) in enumerate(columns):
         ax = figure.add_subplot(grid[0, i])
         ax.set(title=title, xlabel=label, ylim=(len(run.classes) - 0.4, -0.6))
         ax.grid(axis="y", visible=False)
         log = i == 0 and np.nanmax(values, initial=0) > 0
         if log:
             ax.set_xscale("log")
+            ax.xaxis.set_major_formatter(THOUSANDS)
+            ax.xaxis.set_minor_locator(NullLocator())
             low = 0.5  # a bar for one image is seen too, and none for no image
             ax.set_xlim(low, np.nanmax(values) * (np.nanmax(values) / low) ** 0.2)
         else:
@@ -213,15 +211,14 @@ def _draw_bars(figure: Figure, run: Run, grid) -> None:
                 ax.plot([mean] * 2, [rows.min() - 0.5, rows.max() + 0.5], color=DARK, lw=1.2)
         for row, value in zip(row_of, values, strict=True):
             known = np.isfinite(value)
-            text = form.format(value) if known else "no ground truth" if title == "AP" else "unknown"
             x = max(value, ax.get_xlim()[0]) if known else ax.get_xlim()[0]
-            ax.annotate(
-                text, (x, row), (4, 0), textcoords="offset points", va="center", fontsize=8.5,
-                color="#333333" if known else "#999999", zorder=5,
-                bbox={"boxstyle": "square,pad=0.1", "fc": (1, 1, 1, 0.85), "ec": "none"},
-            )  # fmt: skip
+            frame = {"boxstyle": "square,pad=0.1", "fc": (1, 1, 1, 0.85), "ec": "none"}
+            style = {"color": "#333333" if known else "#999999", "fontsize": 8.5, "bbox": frame}
+            text = form.format(value) if known else unknown
+            offset = {"xytext": (4, 0), "textcoords": "offset points", "va": "center"}
+            ax.annotate(text, (x, row), zorder=5, **offset, **style)
         ax.tick_params(axis="y", length=0)
-        names = [_shorten(run.classes[k]["name"]) for k in order]
+        names = [shorten(run.classes[k]["name"], MAX_NAME) for k in order]
         ax.set_yticks(range(len(order)), names if i == 0 else [""] * len(order), color=DARK)
         ax.spines["left"].set_visible(False)
 
@@ -242,44 +239,36 @@ def _draw_scatter(figure: Figure, run: Run, grid) -> None:
         for _, color, members in _groups(run):
             ax.scatter(x[members], y[members], 16, color=color, alpha=alpha, lw=0)
             both = members[np.isfinite(x[members]) & np.isfinite(y[members])]
-            if len(both) > 1:  # the middle of the group, as large as it deserves
+            if len(both) > 1:
                 middle = (np.median(x[both]), y[both].mean())
-                ax.scatter(*middle, 90, color=color, edgecolor="white", lw=1.5, marker="D", zorder=4)
+                ax.scatter(
+                    *middle, 90, color=color, edgecolor="white", lw=1.5, marker="D", zorder=4
+                )
         if x is images[1] and np.nanmax(x, initial=0) > 0:
             ax.set_xscale("symlog", linthresh=1)
             ax.set_xlim(left=-0.15 if np.nanmin(x) < 1 else 0.8)
-            ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    _footnote = "diamonds: mean AP or bits at the median number of images of a group"
-    ax = figure.axes[-1]
+            ax.xaxis.set_major_formatter(THOUSANDS)
 
 
 def _draw_curve(figure: Figure, curve: LearningCurve, spot: SubplotSpec) -> None:
-    upper, lower = spot.subgridspec(2, 1, hspace=0.3)
-    loss, accuracy = figure.add_subplot(upper), figure.add_subplot(lower)
-    _draw_line(loss, curve.iterations, curve.total_loss, "Learning: total loss")
-    loss.set_ylim(bottom=0)
-    title = "Learning: foreground accuracy (%)"
-    _draw_line(accuracy, curve.iterations, 100 * curve.foreground_accuracy, title)
-    accuracy.set(xlabel="iteration", ylim=(0, None))
-
-
-def _draw_line(ax: Axes, x: np.ndarray, y: np.ndarray, title: str) -> None:
-    known = np.isfinite(y)
-    ax.set_title(title)
-    ax.plot(x[known], y[known], color="#44546A", lw=1.6)
-    ax.margins(x=0.02, y=0.15)
-    ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    if known.any():
-        last = (x[known][-1], y[known][-1])
-        ax.plot(*last, "o", color="#44546A", ms=4)
-        text = f"{last[1]:.3g}"
-        ax.annotate(text, last, (0, 6), textcoords="offset points", ha="right", color=DARK)
+    upper, lower = spot.subgridspec(2, 1, hspace=0.45)
+    curves = (
+        (upper, "Total loss", "loss", curve.total_loss),
+        (lower, "Foreground accuracy", "%", 100 * curve.foreground_accuracy),
+    )
+    for place, title, unit, values in curves:
+        known = np.isfinite(values)
+        x, y = curve.iterations[known], values[known]
+        ax = figure.add_subplot(place)
+        last = f", at last {y[-1]:.3g}{' %' if unit == '%' else ''}" if len(y) else ": not logged"
+        ax.set(title=title + last, ylabel=unit)
+        ax.plot(x, y, color="#44546A", lw=1.6)
+        ax.margins(x=0.02, y=0.15)
+        ax.set_ylim(bottom=0)
+        ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        ax.xaxis.set_major_formatter(THOUSANDS)
+    ax.set_xlabel("iteration")
 
 
 def _percent(value: float | None) -> str:
     return "\N{EN DASH}" if value is None else f"{value:.1f}"
-
-
-def _shorten(name: str) -> str:
-    return name if len(name) <= 24 else name[:23] + "\N{HORIZONTAL ELLIPSIS}"

@@ -39,7 +39,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class LearningCurve:
-    """Training scalars over iterations (N,); NaN where one was not logged. Accuracy is in [0, 1]."""
+    """Training scalars (N,), NaN where one was not logged; the accuracy is in [0, 1]."""
 
     iterations: np.ndarray
     total_loss: np.ndarray
@@ -198,7 +198,10 @@ def _load_information(path: Path, num_classes: int) -> np.ndarray | None:
 
 def _natural_key(name: str) -> list[tuple[int, str]]:
     """Predictor 10 comes after predictor 9."""
-    return [(int(part or 0), "") if i % 2 else (0, part) for i, part in enumerate(re.split(r"(\d+)", name))]
+    return [
+        (int(part or 0), "") if i % 2 else (0, part)
+        for i, part in enumerate(re.split(r"(\d+)", name))
+    ]
 
 
 def _load_curve(path: Path) -> LearningCurve | None:

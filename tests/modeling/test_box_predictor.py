@@ -1,0 +1,160 @@
+"""The predictor and the RoI heads in training and evaluation, with and without objects."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances, PolygonMasks
+from detectron2.utils.events import EventStorage
+
+from igam_d2.losses import CLS_LOSS_REGISTRY
+from igam_d2.modeling import CosineLinear, CosineOutputLayers
+
+K, D = 10, 8
+LOSSES = [name for name, _ in CLS_LOSS_REGISTRY]
+
+
+def predictor(cfg) -> CosineOutputLayers:
+    return CosineOutputLayers(cfg, ShapeSpec(channels=16))
+
+
+def proposals(num: int, gt_classes: list[int], seed: int = 0) -> Instances:
+    """RoIs of an image of 64 px."""
+    corners = torch.rand(num, 2, generator=torch.Generator().manual_seed(seed)) * 40
+    boxes = Boxes(torch.cat([corners, corners + 20], dim=1))
+    return Instances(
+        (64, 64),
+        proposal_boxes=boxes,
+        gt_boxes=boxes.clone(),
+        gt_classes=torch.tensor(gt_classes).long(),
+    )
+
+
+def truth(boxes: list[list[float]], classes: list[int]) -> Instances:
+    boxes = torch.tensor(boxes).reshape(-1, 4)
+    polygons = [[torch.tensor([x0, y0, x1, y0, x1, y1]).numpy()] for x0, y0, x1, y1 in boxes]
+    return Instances(
+        (64, 64),
+        gt_boxes=Boxes(boxes),
+        gt_classes=torch.tensor(classes, dtype=torch.int64),
+        gt_masks=PolygonMasks(polygons),
+    )
+
+
+def image(instances: Instances | None = None) -> dict:
+    generator = torch.Generator().manual_seed(0)
+    record = {"image": torch.rand(3, 64, 64, generator=generator) * 255, "height": 64, "width": 64}
+    return record if instances is None else {**record, "instances": instances}
+
+
+def test_cosines_are_float32_under_autocast_and_bounded():
+    layer = CosineLinear(D, K + 1)
+    x = torch.randn(6, D) * 100
+    x[0] = 0
+    expected = F.cosine_similarity(x[:, None], layer.weight[None], dim=-1)
+    torch.testing.assert_close(layer(x), expected, atol=1e-5, rtol=0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cosine = layer(x.bfloat16())
+    assert cosine.dtype == torch.float32 and cosine.abs().max() <= 1
+    torch.testing.assert_close(cosine, expected, atol=2e-2, rtol=0)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_equal_the_loss_of_the_registry_and_probabilities_are_split(cfg, name):
+    cfg.MODEL.ROI_BOX_HEAD.CLS_LOSS.NAME = name
+    layers = predictor(cfg)
+    batch = [proposals(4, [0, 3, K, K]), proposals(2, [K, K], seed=1)]
+    with EventStorage():
+        predictions = layers(torch.randn(6, 16))
+        losses = layers.losses(predictions, batch)
+    gt_classes = torch.tensor([0, 3, K, K, K, K])
+    expected = layers.cls_loss(
+        predictions[0],
+        gt_classes,
+        embeddings=predictions[2],
+        class_weight=layers.cls_score.weight,
+    )
+    torch.testing.assert_close(losses["loss_cls"], sum(expected.values()))
+    assert losses["loss_box_reg"] > 0
+    sum(losses.values()).backward()
+    assert all(p.grad.isfinite().all() for p in layers.parameters())
+    probs = layers.predict_probs(predictions, batch)
+    assert [tuple(p.shape) for p in probs] == [(4, K + 1), (2, K + 1)]
+    detections, _ = layers.inference(predictions, batch)
+    assert all((d.pred_classes < K).all() for d in detections)
+
+
+@pytest.mark.parametrize("batch", [[proposals(0, [])], [proposals(3, [K, K, K])]])
+def test_empty_and_background_batches(cfg, batch):
+    layers = predictor(cfg)
+    with EventStorage():
+        predictions = layers(torch.randn(sum(map(len, batch)), 16))
+        losses = layers.losses(predictions, batch)
+    sum(losses.values()).backward()
+    assert all(loss.isfinite() for loss in losses.values()) and losses["loss_box_reg"] == 0
+    assert layers.take_instances() is None
+    layers.inference(predictions, batch)
+
+
+def test_one_embedding_per_instance_that_of_the_best_roi(cfg):
+    layers = predictor(cfg)
+    first, second = proposals(5, [2, K, 7, K, 2]), proposals(3, [1, K, K], seed=1)
+    exact = [first.proposal_boxes.tensor[4].tolist(), first.proposal_boxes.tensor[2].tolist()]
+    shifted = (second.proposal_boxes.tensor[0] + 2).tolist()
+    nowhere = [60.0, 60.0, 64.0, 64.0]  # its own box was not sampled, and no other is near
+    targets = [truth(exact, [2, 7]), truth([shifted, nowhere], [1, 5])]
+    layers.match_instances([first, second], targets)
+    with EventStorage():
+        predictions = layers(torch.randn(8, 16))
+        layers.losses(predictions, [first, second])
+    embeddings, classes = layers.take_instances()
+    assert classes.tolist() == [2, 7, 1, K]
+    torch.testing.assert_close(embeddings[:3], predictions[2][[4, 2, 5]])
+    assert not embeddings.requires_grad and layers.take_instances() is None
+
+
+def test_information_reaches_the_loss_and_is_saved(cfg):
+    layers = predictor(cfg)
+    assert layers.information.isnan().all()
+    information = torch.linspace(5, 15, K)
+    information[3] = math.nan
+    layers.set_information(information)
+    potentials = layers.cls_loss.potentials
+    assert potentials.isnan().nonzero().tolist() == [[3]] and potentials[9] > potentials[0]
+    other = predictor(cfg)
+    other.load_state_dict(layers.state_dict())
+    torch.testing.assert_close(other.information, information, equal_nan=True)
+
+
+def test_embedding_dim_zero_classifies_the_box_features(cfg):
+    cfg.MODEL.IGAM.EMBEDDING_DIM = 0
+    layers = predictor(cfg)
+    x = torch.randn(2, 16)
+    assert layers.embedding_dim == 16 and torch.equal(layers(x)[2], x)
+
+
+@pytest.mark.parametrize("mask", [False, True])
+def test_detector_trains_and_detects(cfg, mask):
+    cfg.MODEL.MASK_ON = mask
+    model = build_model(cfg).train()
+    batches = [
+        [image(truth([[5.0, 5, 30, 30], [30, 30, 60, 60]], [1, 9])), image(truth([], []))],
+        [image(truth([], []))],
+    ]
+    layers = model.roi_heads.box_predictor
+    for batch, seen in zip(batches, ([1, 9], None), strict=True):
+        with EventStorage():
+            losses = model(batch)
+        assert ("loss_mask" in losses) == mask
+        sum(losses.values()).backward()
+        instances = layers.take_instances()
+        assert instances is None if seen is None else instances[1].tolist() == seen
+    with torch.no_grad():
+        (output,) = model.eval()([image()])
+    assert output["instances"].has("pred_masks") == mask
+    assert layers.take_instances() is None
+    names = " ".join(model.state_dict())
+    assert "queue" not in names and "moments" not in names
