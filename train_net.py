@@ -4,6 +4,8 @@
 import sys
 
 from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 
 from igam_d2.config import check_num_gpus, load_config
 from igam_d2.engine import Trainer
@@ -12,6 +14,7 @@ from igam_d2.errors import InputError
 
 def main(args, cfg):
     default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="igam_d2")
     if args.eval_only:
         return Trainer.evaluate(cfg, Trainer.build_model(cfg), resume=args.resume)
     trainer = Trainer(cfg)

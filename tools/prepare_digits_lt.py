@@ -1,6 +1,6 @@
 """Makes the demo data set Digits-LT and prints its long tail.
 
-    python tools/prepare_digits_lt.py [--root datasets] [--seed 0]
+python tools/prepare_digits_lt.py [--root datasets] [--seed 0]
 """
 
 import argparse
@@ -41,8 +41,10 @@ def main() -> None:
                 val_instances[category["id"]],
             )
         )
-    sizes = ", ".join(f"{len(data['images'])} {n} images" for n, data in
-                      (("training", train), ("validation", val)))
+    sizes = ", ".join(
+        f"{len(data['images'])} {n} images"
+        for n, data in (("training", train), ("validation", val))
+    )
     print(f"{sizes} in {paths['root']}")
 
 

@@ -260,9 +260,7 @@ def _make_split(
         image, owner = _compose(rng, background, [_enlarge(digits[sample]) for sample in samples])
 
         file_name = f"{image_id:06d}.jpg"
-        cv2.imwrite(
-            str(folder / file_name), image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92]
-        )
+        cv2.imwrite(str(folder / file_name), image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
         images.append(
             {
                 "id": image_id,

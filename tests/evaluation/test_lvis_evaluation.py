@@ -194,7 +194,7 @@ def test_another_limit_of_detections(dataset, monkeypatch, max_dets):
     assert metrics == pytest.approx(expected, abs=1e-9, nan_ok=True)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_equal_scores_everywhere(dataset, monkeypatch, seed):
     """The order of ties, which no definition gives, is that of the reference too."""
     import hotcoco
@@ -202,7 +202,7 @@ def test_equal_scores_everywhere(dataset, monkeypatch, seed):
     name, data = dataset
     detections = _detections(np.random.default_rng(seed), data)
     for detection in detections:
-        detection["score"] = 0.5 if seed < 2 else round(detection["score"])
+        detection["score"] = 0.5 if seed == 0 else round(detection["score"])
     json_file = MetadataCatalog.get(name).json_file
     for task in ("bbox", "segm"):
         metrics, class_ap = evaluate_detections(hotcoco.LVIS(json_file), detections, task)
@@ -211,12 +211,15 @@ def test_equal_scores_everywhere(dataset, monkeypatch, seed):
         assert metrics == pytest.approx(expected, abs=1e-9, nan_ok=True)
 
 
-def test_no_detections(dataset, tmp_path):
+def test_no_detections(dataset, tmp_path, caplog, monkeypatch):
     name, data = dataset
-    result = _evaluate(LVISEvaluator(name, output_dir=str(tmp_path)), data, [])["bbox"]
+    monkeypatch.setattr(logging.getLogger("detectron2"), "propagate", True)
+    with caplog.at_level(logging.INFO):
+        result = _evaluate(LVISEvaluator(name, output_dir=str(tmp_path)), data, [])["bbox"]
     assert all(result[metric] == 0 for metric in METRICS)
     assert result["AP-thing-0"] == 0 and np.isnan(result[f"AP-thing-{EMPTY_CLASS}"])
     assert json.loads((tmp_path / "lvis_instances_results.json").read_text()) == []
+    assert "APr" in caplog.text and "| thing-3" in caplog.text  # both tables
 
 
 def test_results_file(dataset, tmp_path, capfd):
@@ -271,17 +274,6 @@ def test_contiguous_ids_of_the_metadata(dataset, tmp_path):
     classes = json.loads((tmp_path / "results.json").read_text())["classes"]
     assert [c["id"] for c in classes] == list(reversed(range(1, NUM_CLASSES + 1)))
     assert [c["name"] for c in classes] == MetadataCatalog.get(name).thing_classes
-
-
-def test_tables_are_logged(dataset, caplog):
-    name, data = dataset
-    evaluator = LVISEvaluator(name)
-    logger = logging.getLogger("detectron2")
-    propagate, logger.propagate = logger.propagate, True
-    with caplog.at_level(logging.INFO):
-        _evaluate(evaluator, data, [])
-    logger.propagate = propagate
-    assert "APr" in caplog.text and "| thing-3" in caplog.text
 
 
 def test_a_long_table_has_the_worst_classes():

@@ -95,10 +95,10 @@ def _write_run(
 def _assert_good_picture(path: Path) -> None:
     with Image.open(path) as image:
         assert image.format == "PNG" and image.width == 1920 and 700 < image.height < 2600
-        pixels = np.asarray(image.convert("RGB")).astype(int)
+        pixels = np.asarray(image.convert("RGB"))[::3, ::3].astype(int)
     third = len(pixels) // 3
     for part in (pixels[:third], pixels[third:-third], pixels[-third:]):
-        assert len(np.unique(part.reshape(-1, 3), axis=0)) > 50
+        assert len(np.unique(part @ [1, 256, 65536])) > 50
         assert 0.01 < (part.min(axis=2) < 250).mean() < 0.95
 
 
@@ -155,8 +155,7 @@ def test_samples_show_as_many_classes_as_possible(tmp_path):
     folder = _write_run(tmp_path, num_classes=12, num_images=12)
     samples = load_run(folder).samples
     assert {box.class_index for s in samples for box in s.ground_truth} == set(range(12))
-    first = {box.class_index for box in samples[0].ground_truth}
-    assert first == {9, 10, 11} or first >= {8, 9, 10} or first & {8, 9, 10, 11} == first
+    assert {box.class_index for box in samples[0].ground_truth} == {9, 10, 11}  # all rare
     assert samples == load_run(folder).samples
     scores = [box.score for box in samples[0].detections]
     assert scores == pytest.approx([0.8, 0.5, 0.2])

@@ -1,0 +1,76 @@
+"""Weights that do not fit: refused when resumed or evaluated, warned about when fine-tuned."""
+
+import logging
+
+import pytest
+import torch
+from detectron2.layers import ShapeSpec
+
+from igam_d2.engine import Checkpointer
+from igam_d2.errors import InputError
+from igam_d2.modeling import CosineOutputLayers
+
+
+def predictor(cfg, num_classes: int) -> CosineOutputLayers:
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = num_classes
+    return CosineOutputLayers(cfg, ShapeSpec(channels=16))
+
+
+class Counter:
+    """Something that is saved with the model."""
+
+    def state_dict(self):
+        return {"count": 3}
+
+    def load_state_dict(self, state):
+        self.count = state["count"]
+
+
+@pytest.fixture
+def saved(cfg, tmp_path):
+    layers = predictor(cfg, 10)
+    layers.set_information(torch.linspace(1, 2, 10))
+    Checkpointer(layers, str(tmp_path), trainer=Counter()).save("model")
+    return str(tmp_path / "model.pth")
+
+
+def test_weights_that_fit_are_loaded(cfg, saved, tmp_path):
+    layers, counter = predictor(cfg, 10), Counter()
+    Checkpointer(layers, str(tmp_path), trainer=counter).resume_or_load("", resume=True)
+    assert counter.count == 3
+    torch.testing.assert_close(layers.information, torch.linspace(1, 2, 10))
+    layers = predictor(cfg, 10)
+    Checkpointer(layers, exact=True).load(saved)
+    assert layers.cls_loss.potentials.isfinite().all()
+
+
+def test_another_class_count_is_refused_when_evaluated_or_resumed(cfg, saved, tmp_path):
+    layers = predictor(cfg, 7)
+    for load in (
+        lambda: Checkpointer(layers, exact=True).load(saved),
+        lambda: Checkpointer(layers, str(tmp_path)).resume_or_load("", resume=True),
+    ):
+        with pytest.raises(InputError, match=r"cls_score.weight has shape \(11, 8\).* \(8, 8\)"):
+            load()
+
+
+def test_missing_parameters_are_refused_when_evaluated(cfg, saved, tmp_path):
+    state = torch.load(saved, weights_only=True)["model"]
+    del state["embedding.weight"]
+    torch.save({"model": state}, tmp_path / "part.pth")
+    with pytest.raises(InputError, match=r"embedding.weight is not in it"):
+        Checkpointer(predictor(cfg, 10), exact=True).load(str(tmp_path / "part.pth"))
+
+
+def test_fine_tuning_warns_and_goes_on(cfg, saved, caplog):
+    with caplog.at_level(logging.WARNING):
+        Checkpointer(predictor(cfg, 7)).load(saved, checkpointables=[])
+    assert "(11, 8) there and (8, 8)" in caplog.text and "start untrained" in caplog.text
+
+
+def test_no_weights_and_missing_files(cfg, tmp_path):
+    layers = predictor(cfg, 10)
+    with pytest.raises(InputError, match=r"MODEL.WEIGHTS PATH"):
+        Checkpointer(layers, exact=True).load("")
+    with pytest.raises(InputError, match=r"no checkpoint at .*nowhere"):
+        Checkpointer(layers).load(str(tmp_path / "nowhere.pth"), checkpointables=[])
