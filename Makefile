@@ -13,6 +13,9 @@ PIP := $(PY) -m pip --disable-pip-version-check
 # One stamp for each source of Detectron2, so that another source sets up again
 READY := $(VENV)/.ready-$(firstword $(shell printf %s '$(DETECTRON2)' | cksum))
 
+# Raised by Detectron2 and fvcore when they are imported; nothing a user of this project can mend
+export PYTHONWARNINGS := ignore::FutureWarning:torch.jit._script,ignore::UserWarning:detectron2.model_zoo.model_zoo
+
 .PHONY: setup demo test lint format clean
 
 setup: $(READY)

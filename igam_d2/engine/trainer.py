@@ -2,7 +2,6 @@
 
 import logging
 import math
-import os
 import weakref
 
 from detectron2.data import build_detection_train_loader
@@ -33,8 +32,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name, output_folder=None):
-        folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
-        return build_evaluator(cfg, dataset_name, folder)
+        return build_evaluator(cfg, dataset_name, output_folder)
 
     @classmethod
     def evaluate(cls, cfg, model, *, resume: bool = False):

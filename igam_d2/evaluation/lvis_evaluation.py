@@ -11,7 +11,7 @@ import itertools
 import json
 import math
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import Any
 
 import hotcoco
@@ -19,12 +19,14 @@ from detectron2 import evaluation as d2_evaluation
 from detectron2.data import MetadataCatalog
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import create_small_table
+from pycocotools import mask as mask_utils
 from tabulate import tabulate
 
 from igam_d2.errors import InputError
 
 AP_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
 DEFAULT_MAX_DETS = 300
+NO_SIZE = 1e11  # square pixels; above the range of "all" sizes, which ends at 1e10
 # A per-class table longer than this hides what one looks for: only the worst classes are printed.
 MAX_TABLE_CLASSES = 60
 NUM_WORST_CLASSES = 20
@@ -80,18 +82,17 @@ class LVISEvaluator(d2_evaluation.LVISEvaluator):
         self._requested_tasks, self._tasks = self._tasks, None
 
     def _tasks_from_predictions(self, predictions: list[dict]) -> tuple[str, ...]:
-        return ()
+        return ()  # what the parent is to evaluate
 
     def _eval_predictions(self, predictions: list[dict]) -> None:
         """Fill ``self._results``, log both tables and write ``results.json``."""
-        super()._eval_predictions(
-            predictions
-        )  # maps the category ids in place, saves the detections
+        # This maps the category ids in place and saves the detections.
+        super()._eval_predictions(predictions)
         if not self._do_evaluation:
             return
         detections = list(itertools.chain(*[p["instances"] for p in predictions]))
         tasks = self._requested_tasks or super()._tasks_from_predictions(detections)
-        ground_truth = hotcoco.LVIS(PathManager.get_local_path(self._metadata.json_file))
+        ground_truth = load_ground_truth(self._lvis_api.dataset)
         classes = self._class_records()
         for task in sorted(tasks):
             metrics, class_ap = evaluate_detections(
@@ -148,6 +149,20 @@ class LVISEvaluator(d2_evaluation.LVISEvaluator):
         self._logger.info(f"Metrics and class APs are in {path}")
 
 
+def load_ground_truth(dataset: dict[str, Any]) -> hotcoco.COCO:
+    """The annotations (a loaded LVIS file) such that hotcoco sees what the ``lvis`` package sees.
+
+    By the LVIS rules nothing is a crowd, an annotation without area is not there, and one with
+    ``ignore`` set is of no size that counts; hotcoco knows COCO's rules for these three.
+    """
+    annotations = [
+        {**ann, "iscrowd": 0, "ignore": 0, "area": NO_SIZE if ann.get("ignore") else ann["area"]}
+        for ann in dataset["annotations"]
+        if ann["area"] > 0
+    ]
+    return hotcoco.LVIS({**dataset, "annotations": annotations})
+
+
 def evaluate_detections(
     ground_truth: hotcoco.COCO,
     detections: list[dict],
@@ -158,7 +173,7 @@ def evaluate_detections(
     """Evaluate detections with dataset category ids by the LVIS rules.
 
     Args:
-        ground_truth: the annotations, loaded by hotcoco.
+        ground_truth: of :func:`load_ground_truth`.
         detections: dicts of ``image_id``, ``category_id``, ``score``, ``bbox`` (x, y, w, h in
             pixels) and, for "segm", ``segmentation`` (RLE).
         task: "bbox" or "segm".
@@ -170,7 +185,8 @@ def evaluate_detections(
     if task == "segm":
         # With a box there, its area and not the mask's would decide small, medium or large.
         detections = [{k: v for k, v in d.items() if k != "bbox"} for d in detections]
-    loaded = hotcoco.LVISResults(ground_truth, detections, max_dets=max_dets_per_image)
+    detections = _best_of_each_image(detections, max_dets_per_image)
+    loaded = hotcoco.LVISResults(ground_truth, _with_area(detections, task), max_dets=-1)
     evaluation = hotcoco.LVISEval(ground_truth, loaded, task)
     with contextlib.redirect_stdout(io.StringIO()):  # its own table goes to stdout, ours to the log
         evaluation.run()
@@ -183,6 +199,23 @@ def evaluate_detections(
     category_ids = evaluation.params.cat_ids
     class_ap = {i: _percent(ap) for i, ap in zip(category_ids, class_means, strict=True)}
     return metrics, class_ap
+
+
+def _best_of_each_image(detections: list[dict], max_dets: int) -> list[dict]:
+    per_image = defaultdict(list)
+    for detection in detections:
+        per_image[detection["image_id"]].append(detection)
+    best = (sorted(group, key=lambda d: -d["score"])[:max_dets] for group in per_image.values())
+    return list(itertools.chain.from_iterable(best))
+
+
+def _with_area(detections: list[dict], task: str) -> list[dict]:
+    """Without the empty boxes and masks, which the ``lvis`` package drops after limiting their
+    number; hotcoco would count them as false positives."""
+    if task == "bbox":
+        return [d for d in detections if d["bbox"][2] * d["bbox"][3] > 0]
+    # One at a time: pycocotools fails on a list of more than 255 with numpy 2.
+    return [d for d in detections if mask_utils.area(d["segmentation"]) > 0]
 
 
 def class_table(classes: list[dict[str, Any]]) -> str:

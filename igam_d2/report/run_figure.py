@@ -80,13 +80,13 @@ def _text(figure: Figure, left: float, top: float, text: str, **kwargs) -> None:
 
 
 def _draw_header(figure: Figure, run: Run) -> None:
-    _text(figure, MARGIN, 0.62, run.name, fontsize=22, weight="bold", color=DARK)
+    size = min(22, 22 * 36 / max(len(run.name), 1))  # up to the metrics
+    _text(figure, MARGIN, 0.62, run.name, fontsize=size, weight="bold", color=DARK)
     counts = f"{len(run.classes):,} classes"
     instances = sum(record["val_instances"] for record in run.classes)
     line = f"{run.dataset}  \N{MIDDLE DOT}  {counts}, {instances:,} instances"
-    if run.missing:
-        line += f"  \N{MIDDLE DOT}  {run.missing}"
     _text(figure, MARGIN, 0.95, line, fontsize=11, color=GRAY)
+    _text(figure, MARGIN, 1.2, run.missing, fontsize=9, color=GRAY)
     tasks = [task for task in ("bbox", "segm") if task in run.metrics]
     colors = {f"AP{key}": color for key, (_, color) in GROUPS.items()}
     for i, name in enumerate(HEADLINES):
