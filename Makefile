@@ -24,7 +24,7 @@ $(READY): setup.py requirements/constraints.txt requirements/detectron2.txt requ
 	@sh requirements/make_venv.sh $(VENV)
 	@rm -f $(VENV)/.ready-* && touch $(VENV)/.unfinished
 	$(PIP) install --quiet -c requirements/constraints.txt 'setuptools<81' wheel
-	$(PIP) install --quiet -c requirements/constraints.txt -e '.[demo,dev,detectron2]'
+	$(PIP) install -c requirements/constraints.txt -e '.[demo,dev,detectron2]'
 	@$(PIP) uninstall --quiet --yes sal-detectron2 detectron2 2>/dev/null || true
 ifeq ($(DETECTRON2),)
 	$(PIP) install --quiet --no-deps --only-binary=:all: --python-version 3.10 --upgrade \

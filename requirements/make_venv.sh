@@ -21,5 +21,5 @@ for python in python3 python3.12 python3.11; do
     fi
 done
 echo "Python 3.11 or 3.12 with venv is needed, as python3, python3.12 or python3.11; python3 is" \
-    "$(python3 --version 2>&1 || echo missing). On Debian: apt-get install python3-venv." >&2
+    "$(python3 --version 2>&1 || true). On Debian: apt-get install python3-venv." >&2
 exit 1

@@ -28,18 +28,18 @@ from igam_d2.errors import InputError
 CLASS_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 # Images a class occurs in, from head to tail. LVIS: rare 1-10, common 11-100, frequent > 100.
-TRAIN_IMAGE_COUNTS = (1500, 1100, 700, 400, 100, 60, 30, 10, 7, 4)
+TRAIN_IMAGE_COUNTS = (1500, 1100, 700, 400, 100, 70, 45, 10, 8, 6)
 NUM_TRAIN_IMAGES = 1600
 NUM_VAL_IMAGES = 300
 VAL_IMAGE_COUNT = 90  # of every class
 
 IMAGE_SIZE = 128
-DIGIT_HEIGHT = (28, 64)  # pixels of the 8x8 cell; the strokes fill most of its height
+DIGIT_HEIGHT = (34, 60)  # pixels of the 8x8 cell; the strokes fill most of its height
 INK = 0.42  # a glyph's value above which a pixel belongs to the digit
 ZOOM = 6  # an 8x8 digit is enlarged by this before it is rotated and scaled
 CROP_SIZE = (96, 320)  # pixels of the photo
-EXTRA_INSTANCE = 0.35  # chance that a class occurs a second time in an image
-MAX_COVERED = 0.3  # of a digit's pixels, by digits above it
+EXTRA_INSTANCE = 0.5  # chance that a class occurs a second time in an image
+MAX_COVERED = 0.12  # of a digit's pixels, by digits above it
 TRAIN_SHARE = 0.7  # of a photo's longer side, and of a class's digit samples
 
 _VERSION = 1  # raise it when the same parameters give other images
@@ -353,7 +353,7 @@ def _enlarge(digit: np.ndarray) -> np.ndarray:
 
 
 def _render(rng: np.random.Generator, glyph: np.ndarray, shrink: float) -> np.ndarray:
-    """The opacity (IMAGE_SIZE, IMAGE_SIZE) in [0, 1] of a glyph at a random place, wholly inside."""
+    """The opacity (IMAGE_SIZE, IMAGE_SIZE) in [0, 1] of a glyph put wholly inside at random."""
     import cv2
 
     scale = np.exp(rng.uniform(*np.log(DIGIT_HEIGHT))) * shrink / (8 * ZOOM)

@@ -31,4 +31,5 @@ def register_digits_lt(root: str | os.PathLike[str] | None = None) -> None:
             image_root=image_root,
             evaluator_type="lvis",
             thing_classes=list(CLASS_NAMES),
+            how_to_get="make it with `python tools/prepare_digits_lt.py`",
         )
