@@ -158,8 +158,8 @@ def check_num_gpus(cfg: CN, num_gpus: int, num_machines: int) -> None:
     if num_gpus > available:
         raise InputError(
             f"--num-gpus is {num_gpus}, but {available} can be used here (MODEL.DEVICE is "
-            f"{cfg.MODEL.DEVICE!r}): several processes need a GPU each, and a single one (leave out "
-            "--num-gpus) also runs on the CPU."
+            f"{cfg.MODEL.DEVICE!r}): several processes need a GPU each, and a single one (leave "
+            "out --num-gpus) also runs on the CPU."
         )
 
 

@@ -16,9 +16,9 @@ pytest.importorskip("skimage")
 
 SMALL = {
     "num_train_images": 200,
-    "train_image_counts": (180, 150, 120, 102, 60, 30, 12, 10, 5, 2),
-    "num_val_images": 40,
-    "val_image_count": 32,
+    "train_image_counts": (120, 110, 105, 102, 40, 20, 12, 10, 5, 2),
+    "num_val_images": 60,
+    "val_image_count": 30,
 }
 
 
