@@ -4,8 +4,8 @@ import contextlib
 import difflib
 import json
 import logging
+import os
 from json import JSONDecodeError
-from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
@@ -42,7 +42,7 @@ def load_training_set(cfg: CfgNode) -> list[dict]:
             min_keypoints=0,
             proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
         )
-    _check_image_folders(records, names)
+    _check_folders({os.path.dirname(record["file_name"]) for record in records}, ", ".join(names))
     return _check_boxes(records, names, cfg.MODEL.ROI_HEADS.NUM_CLASSES)
 
 
@@ -54,12 +54,22 @@ def check_test_datasets(cfg: CfgNode) -> None:
     """
     for name in cfg.DATASETS.TEST:
         json_file = _check_registration(name, cfg)
-        if json_file is not None:
-            check_annotation_file(json_file)
+        if json_file is None:
+            continue
+        content = check_annotation_file(json_file)
+        metadata = MetadataCatalog.get(name)
+        folders = {metadata.image_root}
+        if metadata.evaluator_type == "lvis":  # its images lie in folders named by their URL
+            folders = {
+                os.path.join(metadata.image_root, image["coco_url"].split("/")[-2])
+                for image in content["images"]
+                if "coco_url" in image
+            }
+        _check_folders(folders, name)
 
 
-def check_annotation_file(path: str) -> None:
-    """Checks that a file is an annotation file in COCO or LVIS format.
+def check_annotation_file(path: str) -> dict:
+    """Checks that a file is an annotation file in COCO or LVIS format, and returns what it holds.
 
     Raises:
         InputError: missing, not JSON, or without one of the lists and keys that the format has.
@@ -91,6 +101,7 @@ def check_annotation_file(path: str) -> None:
             missing = [key for key in keys if not isinstance(entry, dict) or key not in entry]
             if missing:
                 raise InputError(f"{path!r} is not {hint}: {part}[{number}] has no {missing[0]!r}.")
+    return content
 
 
 def _check_registration(name: str, cfg: CfgNode) -> str | None:
@@ -140,12 +151,12 @@ def _explained(names):
         ) from error
 
 
-def _check_image_folders(records: list[dict], names) -> None:
-    for folder in sorted({str(Path(record["file_name"]).parent) for record in records}):
+def _check_folders(folders: set[str], name: str) -> None:
+    for folder in sorted(folders):
         if "://" not in folder and not PathManager.isdir(folder):
             raise InputError(
-                f"Image folder {folder!r} of {', '.join(names)} is missing: put the images there, "
-                "or set DETECTRON2_DATASETS to the folder that holds the data sets."
+                f"Image folder {folder!r} of {name} is missing: put the images there, or set "
+                "DETECTRON2_DATASETS to the folder that holds the data sets."
             )
 
 

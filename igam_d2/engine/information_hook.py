@@ -78,8 +78,7 @@ class InformationAmountHook(HookBase):
                 self._enqueue(name, *instances)
         if iteration % self._period == 0:
             self.refresh()
-        # The checkpointer runs on the main process alone, where it cannot reduce: do it here, on
-        # all.
+        # The checkpointer runs on the main process alone and cannot reduce: do it here, on all.
         every = self._checkpoint_period
         if iteration == self.trainer.max_iter or (every > 0 and iteration % every == 0):
             self._collect()
@@ -116,7 +115,7 @@ class InformationAmountHook(HookBase):
             moments.reset_()
 
     def _log(self, name: str, predictor: CosineOutputLayers, moments: ClassMoments) -> None:
-        storage, iteration = self.trainer.storage, self.trainer.iter + 1
+        storage = self.trainer.storage
         num_seen = int((moments.count > 0).sum())
         summary = f"{num_seen} of {len(moments.count)} classes seen"
         stage = name.rpartition(".")[2]  # Cascade R-CNN has a predictor per stage, numbered
@@ -144,20 +143,21 @@ class InformationAmountHook(HookBase):
                 # Of each class towards the class with the least information: K numbers, not K x K
                 storage.put_histogram(prefix + "margin_rad", (known - known[0]).cpu(), bins=64)
         logging.getLogger(__name__).info(
-            "Refreshed %s at iteration %d: %s", name, iteration, summary
+            "Refreshed %s at iteration %d: %s", name, self.trainer.iter + 1, summary
         )
         if self._file is not None and comm.is_main_process():
-            information = [
-                bits if math.isfinite(bits) else None for bits in predictor.information.tolist()
-            ]
-            line = {
-                "iteration": iteration,
-                "predictor": name,
-                "information": information,
-                "count": moments.count.tolist(),
-            }
-            with self._file.open("a") as f:
-                f.write(json.dumps(line) + "\n")
+            self._append_line(name, predictor, moments)
+
+    def _append_line(self, name: str, predictor: CosineOutputLayers, moments: ClassMoments) -> None:
+        bits = predictor.information.tolist()
+        line = {
+            "iteration": self.trainer.iter + 1,
+            "predictor": name,
+            "information": [b if math.isfinite(b) else None for b in bits],  # JSON has no NaN
+            "count": moments.count.tolist(),
+        }
+        with self._file.open("a") as f:
+            f.write(json.dumps(line) + "\n")
 
     def _warn_nonfinite(self, name: str, number: int) -> None:
         if number == 0 or self._warned_nonfinite:

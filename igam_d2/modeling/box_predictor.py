@@ -105,8 +105,7 @@ class CosineOutputLayers(FastRCNNOutputLayers):
 
         One RoI per instance, the one that overlaps it most; an instance whose best RoI covers less
         than half of it (its own box was not sampled) gets the class K, which the statistics pass
-        over.
-        Its shape is known on the host: nothing here synchronises with the device.
+        over. Their number is known on the host: nothing here synchronises with the device.
 
         Args:
             proposals: the sampled RoIs of each image, in the order of the features to come.

@@ -60,8 +60,9 @@ def test_names_files_folders_and_class_counts(dataset):
         assert "NUM_CLASSES is 80" in message and "has 2 categories" in message
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = 2
     images.rmdir()
-    message = refused(load_training_set, cfg)
-    assert str(images) in message and "DETECTRON2_DATASETS" in message
+    for call in (load_training_set, check_test_datasets):
+        message = refused(call, cfg)
+        assert str(images) in message and "DETECTRON2_DATASETS" in message
     cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ("chekced",)
     assert "did you mean 'checked'" in refused(load_training_set, cfg)
     cfg.DATASETS.TRAIN = ()
