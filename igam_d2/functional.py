@@ -179,27 +179,61 @@ def _angle_terms(
     return cos_m, sign * sin_m, outside
 
 
+def _margin_cosine(cosine: Tensor, terms: tuple[Tensor, Tensor, Tensor], sign: float) -> Tensor:
+    """cos(theta + sign * m), held within [0, pi], from cos(theta) and :func:`_angle_terms`."""
+    cos_m, sin_m, outside = terms
+    sine = (1 - cosine.square()).clamp(min=0).sqrt()
+    return (cosine * cos_m - sine * sin_m).masked_fill(outside, -sign)
+
+
+def _margin_slope(cosine: Tensor, terms: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """Derivative of :func:`_margin_cosine` by the cosine: sin(theta + sign * m) / sin(theta)."""
+    cos_m, sin_m, outside = terms
+    # It is unbounded at theta = 0: eps keeps it finite.
+    sine = (1 - cosine.square()).clamp(min=torch.finfo(cosine.dtype).eps).sqrt()
+    return (cos_m + cosine / sine * sin_m).masked_fill(outside, 0)
+
+
 class _MarginCosine(torch.autograd.Function):
-    """cos(theta + sign * m), held within [0, pi], from cos(theta); saves nothing but its inputs."""
+    """:func:`_margin_cosine`; saves nothing but its inputs."""
 
     @staticmethod
     def forward(ctx, cosine, gt_classes, potentials, sign):
         ctx.save_for_backward(cosine, gt_classes, potentials)
         ctx.sign = sign
-        cos_m, sin_m, outside = _angle_terms(cosine, gt_classes, potentials, sign)
-        sine = (1 - cosine.square()).clamp(min=0).sqrt()
-        return (cosine * cos_m - sine * sin_m).masked_fill(outside, -sign)
+        return _margin_cosine(cosine, _angle_terms(cosine, gt_classes, potentials, sign), sign)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         cosine, gt_classes, potentials = ctx.saved_tensors
-        cos_m, sin_m, outside = _angle_terms(cosine, gt_classes, potentials, ctx.sign)
-        # The slope sin(theta + m) / sin(theta) is unbounded at theta = 0: eps keeps it finite.
-        eps = torch.finfo(cosine.dtype).eps
-        sine = (1 - cosine.square()).clamp(min=eps).sqrt()
-        slope = (cos_m + cosine / sine * sin_m).masked_fill(outside, 0)
-        return grad * slope, None, None, None
+        terms = _angle_terms(cosine, gt_classes, potentials, ctx.sign)
+        return grad * _margin_slope(cosine, terms), None, None, None
+
+
+class _IGAMLoss(torch.autograd.Function):
+    """Mean cross-entropy of the logits of eq. (6); saves one number per row beside its inputs."""
+
+    @staticmethod
+    def forward(ctx, cosine, gt_classes, potentials, scale, sign):
+        terms = _angle_terms(cosine, gt_classes, potentials, sign)
+        logits = scale * _margin_cosine(cosine, terms, sign)
+        log_sum = logits.logsumexp(dim=1)  # (R,)
+        ctx.save_for_backward(cosine, gt_classes, potentials, log_sum)
+        ctx.scale, ctx.sign = scale, sign
+        target = logits.gather(1, gt_classes[:, None]).squeeze(1)
+        return (log_sum - target).sum() / max(len(gt_classes), 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        cosine, gt_classes, potentials, log_sum = ctx.saved_tensors
+        terms = _angle_terms(cosine, gt_classes, potentials, ctx.sign)
+        logits = ctx.scale * _margin_cosine(cosine, terms, ctx.sign)
+        residual = (logits - log_sum[:, None]).exp_()  # softmax, less one for the true class
+        residual.scatter_add_(1, gt_classes[:, None], residual.new_full((len(residual), 1), -1))
+        factor = grad * ctx.scale / max(len(gt_classes), 1)
+        return factor * residual * _margin_slope(cosine, terms), None, None, None, None
 
 
 def margin_logits(
@@ -221,11 +255,7 @@ def margin_logits(
     Returns:
         (R, K + 1)
     """
-    if cosine.shape[-1] != len(potentials) + 1:
-        raise ValueError(
-            f"cosine has {cosine.shape[-1]} columns, but {len(potentials)} potentials and the "
-            f"background make {len(potentials) + 1}."
-        )
+    _check_columns(cosine, potentials)
     return scale * _MarginCosine.apply(cosine, gt_classes, potentials, sign)
 
 
@@ -234,10 +264,19 @@ def igam_loss(
 ) -> Tensor:
     """IGAM loss of eq. (6): mean cross-entropy of :func:`margin_logits`, zero for an empty batch.
 
-    Arguments as there; returns a scalar.
+    Fused: the logits are computed again for the gradient instead of being kept. Arguments as there;
+    returns a scalar.
     """
-    logits = margin_logits(cosine, gt_classes, potentials, scale=scale, sign=sign)
-    return F.cross_entropy(logits, gt_classes, reduction="sum") / max(len(gt_classes), 1)
+    _check_columns(cosine, potentials)
+    return _IGAMLoss.apply(cosine, gt_classes, potentials, scale, sign)
+
+
+def _check_columns(cosine: Tensor, potentials: Tensor) -> None:
+    if cosine.shape[-1] != len(potentials) + 1:
+        raise ValueError(
+            f"cosine has {cosine.shape[-1]} columns, but {len(potentials)} potentials and the "
+            f"background make {len(potentials) + 1}."
+        )
 
 
 # --- storage (section 3.3.2, Listing 2) -----------------------------------------------------------

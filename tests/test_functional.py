@@ -209,14 +209,23 @@ def test_logits_and_gradients_equal_the_textbook(batch, sign):
     torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
 
-def test_loss_equals_cross_entropy_of_the_logits_and_passes_gradcheck(batch):
+@pytest.mark.parametrize("sign", [1, -1])
+def test_fused_loss_equals_cross_entropy_of_the_logits_gradients_too(batch, sign):
     cosine, gt_classes, potentials = batch
-    got = IF.igam_loss(cosine, gt_classes, potentials, scale=30)
-    expected = F.cross_entropy(textbook_logits(cosine, gt_classes, potentials, 30), gt_classes)
+    got = IF.igam_loss(cosine, gt_classes, potentials, scale=30, sign=sign)
+    logits = textbook_logits(cosine, gt_classes, potentials, 30, sign)
+    expected = F.cross_entropy(logits, gt_classes)
     torch.testing.assert_close(got, expected)
-    assert torch.autograd.gradcheck(
-        lambda c: IF.igam_loss(c, gt_classes, potentials, scale=5.0), (cosine,)
-    )
+    (a,), (b,) = (torch.autograd.grad(3 * loss, cosine) for loss in (got, expected))
+    torch.testing.assert_close(a, b)
+
+
+def test_gradcheck(batch):
+    cosine, gt_classes, potentials = batch
+    for function in (IF.igam_loss, IF.margin_logits):
+        assert torch.autograd.gradcheck(
+            lambda c, f=function: f(c, gt_classes, potentials, scale=5.0), (cosine,)
+        )
 
 
 @pytest.mark.parametrize("potentials", [torch.zeros(5), torch.full((5,), math.nan)])
