@@ -52,15 +52,15 @@ class Checkpointer(DetectionCheckpointer):
             ]
         if not differences:
             return incompatible
+        more = f" ({len(differences) - 1} more differences)" if len(differences) > 1 else ""
         if self._must_fit:
             raise InputError(
                 f"The checkpoint {self._path!r} is of another model or number of classes: "
-                f"{differences[0]} ({len(differences)} differences in all); use the config that "
-                "it was trained with."
+                f"{differences[0]}{more}; use the config that it was trained with."
             )
         logging.getLogger(__name__).warning(
-            "The weights %r are of another model or number of classes: %s (%d differences in all); "
-            "these parts start untrained.",
-            *(self._path, differences[0], len(differences)),
+            "The weights %r are of another model or number of classes: %s%s; these parts start "
+            "untrained.",
+            *(self._path, differences[0], more),
         )
         return incompatible
