@@ -7,7 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from detectron2.layers import ShapeSpec
+from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.utils.events import EventStorage
 from torch import nn
 
@@ -15,6 +18,7 @@ from igam_d2.engine import InformationAmountHook
 from igam_d2.engine.information_hook import _margin_summary
 from igam_d2.errors import InputError
 from igam_d2.functional import information_amount, pairwise_margins
+from igam_d2.losses import IGAMLoss
 from igam_d2.modeling import CosineOutputLayers
 
 K, D = 10, 8
@@ -23,9 +27,11 @@ K, D = 10, 8
 class Trainer(SimpleNamespace):
     """As much of a trainer as a hook sees, over a model with one predictor."""
 
-    def __init__(self, cfg, max_iter=100, **kwargs):
+    def __init__(self, predictor, max_iter=100, **kwargs):
         model = nn.Module()
-        model.box_predictor = CosineOutputLayers(cfg, ShapeSpec(channels=16))
+        if not isinstance(predictor, CosineOutputLayers):  # a config
+            predictor = CosineOutputLayers(predictor, ShapeSpec(channels=16))
+        model.box_predictor = predictor
         hook = InformationAmountHook(model, **{"queue_length": 7, "shrinkage": "none", **kwargs})
         storage = EventStorage()
         super().__init__(iter=0, max_iter=max_iter, storage=storage, model=model, hook=hook)
@@ -175,3 +181,46 @@ def test_resuming_with_another_embedding_dim_is_refused(cfg):
     second = Trainer(cfg, period=10)
     with pytest.raises(InputError, match=r"shape \(10, 8\), this model's \(10, 4\).*EMBEDDING_DIM"):
         second.hook.load_state_dict(first.hook.state_dict())
+
+
+def _one_of_two_processes(rank: int, folder: str):
+    """Trains on every second batch, none of them in the second period on rank 1; is interrupted."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+
+    def trainer():
+        transform = Box2BoxTransform(weights=(10, 10, 5, 5))
+        predictor = CosineOutputLayers(
+            ShapeSpec(channels=16),
+            box2box_transform=transform,
+            num_classes=K,
+            cls_loss=IGAMLoss(K),
+            embedding_dim=D,
+        )
+        return Trainer(predictor, period=10, checkpoint_period=6, output_dir=folder)
+
+    batches = list(steps(40))
+    first = trainer()
+    for i in range(10):
+        first.step(*batches[2 * i + rank])
+    assert_information(first, expected_information(batches[:20]))
+    for i in range(10, 12):  # the checkpoint after iteration 12 holds a part of the second period
+        first.step(*(batches[20 + i] if rank == 0 else ()))
+    if rank == 0:  # who writes the checkpoint
+        torch.save([first.model.state_dict(), first.hook.state_dict()], f"{folder}/checkpoint")
+    dist.barrier()
+
+    second = trainer()
+    second.iter = 12
+    model, hook = torch.load(f"{folder}/checkpoint", weights_only=True)
+    second.model.load_state_dict(model)
+    second.hook.load_state_dict(hook)
+    for i in range(12, 20):
+        second.step(*(batches[20 + i] if rank == 0 else ()))
+    assert_information(second, expected_information(batches[30:40]))
+    dist.destroy_process_group()
+
+
+def test_two_processes_give_the_information_of_one_over_all_data(tmp_path):
+    mp.spawn(_one_of_two_processes, args=(str(tmp_path),), nprocs=2)
+    lines = (tmp_path / "information.jsonl").read_text().splitlines()
+    assert [json.loads(line)["iteration"] for line in lines] == [10, 20]  # the main process alone
