@@ -161,10 +161,9 @@ def pairwise_margins(potentials: Tensor) -> Tensor:
 def _angle_terms(
     cosine: Tensor, gt_classes: Tensor, potentials: Tensor, sign: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """cos(m), sign * sin(m) and where theta + sign * m leaves [0, pi], each (R, K + 1), m = m_{y
-    j}.
+    """cos(m), sign * sin(m), and where theta + sign * m leaves [0, pi]: (R, K + 1) each.
 
-    No transcendental per element: cos and sin of u_i - u_j follow from those of the u.
+    m is m_yj. No transcendental per element: cos and sin of u_i - u_j follow from those of the u.
     """
     # The background is the class that has no margin with any other: NaN, as one never measured.
     u = F.pad(potentials.to(cosine.dtype), (0, 1), value=math.nan)  # (K + 1,)

@@ -58,13 +58,16 @@ def check_test_datasets(cfg: CfgNode) -> None:
             continue
         content = check_annotation_file(json_file)
         metadata = MetadataCatalog.get(name)
-        folders = {metadata.image_root}
-        if metadata.evaluator_type == "lvis":  # its images lie in folders named by their URL
-            folders = {
-                os.path.join(metadata.image_root, image["coco_url"].split("/")[-2])
-                for image in content["images"]
-                if "coco_url" in image
-            }
+        root = metadata.get("image_root", "")
+        folders = {root} if root else set()
+        if metadata.get("evaluator_type") == "lvis":  # its images lie in folders named by their URL
+            urls = [str(image.get("coco_url", "")).split("/") for image in content["images"]]
+            if any(len(parts) < 2 for parts in urls):
+                raise InputError(
+                    f"{json_file!r} of {name!r} is not an LVIS annotation file: images need a "
+                    "'coco_url', whose last two parts are the image's folder and file."
+                )
+            folders = {os.path.join(root, parts[-2]) for parts in urls}
         _check_folders(folders, name)
 
 
@@ -200,7 +203,7 @@ def _box_problem(annotation: dict, record: dict) -> str | None:
     if annotation["bbox_mode"] not in (BoxMode.XYWH_ABS, BoxMode.XYXY_ABS):
         return None  # rotated or relative boxes, which no set of ours has
     left, top, right, bottom = annotation["bbox"]
-    if annotation["bbox_mode"] == BoxMode.XYWH_ABS:  # BoxMode.convert takes minutes for LVIS
+    if annotation["bbox_mode"] == BoxMode.XYWH_ABS:  # BoxMode.convert: 20 us a box
         right, bottom = left + right, top + bottom
     if not (right > left and bottom > top):  # NaN too
         return "no area"

@@ -23,8 +23,7 @@ NEGLIGIBLE_MARGIN = 1e-3
 
 
 class InformationAmountHook(HookBase):
-    """Gathers the embeddings of every step, and refreshes each class's information amount from
-    them.
+    """Gathers the embeddings of every step, and refreshes the information amounts from them.
 
     It owns a queue and the moments of every :class:`CosineOutputLayers` of the model. After each
     step it takes over the step's embeddings; at the end of each period it reduces the moments over

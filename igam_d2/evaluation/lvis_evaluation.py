@@ -1,8 +1,9 @@
 """AP by the LVIS rules (federated annotation, 300 detections an image), overall and per class.
 
 Detectron2's evaluator gathers the predictions, maps their category ids and saves them. hotcoco
-counts exactly as the ``lvis`` package does, some forty times faster, and takes the place of that
-package's evaluation. A metric without any ground truth is NaN here and null in ``results.json``.
+takes the place of the ``lvis`` package's evaluation, which is slow and fails on current numpy; what
+it counts otherwise is evened out below. A metric without any ground truth is NaN here and null in
+``results.json``.
 """
 
 import contextlib

@@ -26,9 +26,8 @@ class ClsLoss(nn.Module):
     every other one has a default, which becomes its config key.
 
     Class attributes:
-        classifier: "linear" scores are w.x + b; "cosine" scores are cosines in [-1, 1], float32
-        also
-            under autocast, and the loss owns the scale.
+        classifier: "linear" scores are w.x + b; "cosine" scores are cosines in [-1, 1],
+            float32 also under autocast, and the loss owns the scale.
         bias: whether a linear classifier has one.
         prior_prob: with a number, a linear classifier starts with sigmoid(bias) = prior_prob.
     """
@@ -82,8 +81,7 @@ class ClsLoss(nn.Module):
 
 
 def loss_defaults(loss: type[ClsLoss]) -> dict[str, Any]:
-    """The constants of a loss and their defaults: its keyword arguments that are not
-    :data:`CONTEXT`.
+    """The constants of a loss and their defaults: its arguments that are not :data:`CONTEXT`.
 
     Raises:
         TypeError: an argument without a default that is not in the context either.

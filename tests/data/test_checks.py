@@ -69,6 +69,22 @@ def test_names_files_folders_and_class_counts(dataset):
     assert "DATASETS.TRAIN is empty" in refused(load_training_set, cfg)
 
 
+def test_test_sets_by_the_lvis_rules_need_the_folder_of_each_image(dataset):
+    cfg, file, images = dataset
+    MetadataCatalog.remove("checked")
+    metadata = {"json_file": str(file), "image_root": str(images), "evaluator_type": "lvis"}
+    MetadataCatalog.get("checked").set(thing_classes=["cat", "dog"], **metadata)
+    content = coco()
+    file.write_text(json.dumps(content))
+    assert "'coco_url'" in refused(check_test_datasets, cfg)
+    for image in content["images"]:
+        image["coco_url"] = "http://somewhere/val2017/1.jpg"
+    file.write_text(json.dumps(content))
+    assert "val2017" in refused(check_test_datasets, cfg)
+    (images / "val2017").mkdir()
+    check_test_datasets(cfg)
+
+
 @pytest.mark.parametrize(
     "text, part",
     [

@@ -5,14 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from detectron2 import data as catalog
 from PIL import Image
 
 from igam_d2.data import digits_lt
 from igam_d2.data.digits_lt import frequency_group, make_digits_lt
+from igam_d2.data.register import register_digits_lt
 from igam_d2.errors import InputError
-
-pytest.importorskip("sklearn")
-pytest.importorskip("skimage")
 
 SMALL = {
     "num_train_images": 200,
@@ -188,10 +187,6 @@ def test_missing_package_is_named(tmp_path, monkeypatch):
 
 
 def test_loads_through_detectron2(root, splits):
-    pytest.importorskip("lvis")
-    catalog = pytest.importorskip("detectron2.data")
-    from igam_d2.data.register import register_digits_lt
-
     names = ["digits_lt_train", "digits_lt_val"]
     kept = {n: catalog.DatasetCatalog.pop(n) for n in names if n in catalog.DatasetCatalog.list()}
     kept_metadata = {n: catalog.MetadataCatalog.pop(n) for n in kept}
