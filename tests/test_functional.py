@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from igam_d2 import functional as IF
+from igam_d2.functional import margins
 
 
 def random_covariances(k: int, dim: int, seed: int = 0) -> torch.Tensor:
@@ -251,6 +252,71 @@ def test_angle_is_held_at_pi_and_ends_are_finite():
     row[:, 1] = angles.cos()
     small = IF.margin_logits(row, torch.zeros(100).long(), potentials / 4, scale=1)[:, 1]
     assert (small.diff() <= 1e-6).all() and small[-1] == -1
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("spread", [0.05, 0.3, 1.0])
+def test_float32_against_the_textbook_in_float64(spread, sign):
+    """Up to |cos| = 1 - 1e-4: 1e-5 on logits, 1e-4 on rows of the gradient, 1e-6 on the loss."""
+    generator = torch.Generator().manual_seed(0)
+    potentials = torch.rand(200, generator=generator) * spread
+    cosine = torch.empty(300, 201).uniform_(-1.2, 1.2, generator=generator)
+    cosine = cosine.clamp_(-1 + 1e-4, 1 - 1e-4).requires_grad_()
+    gt_classes = torch.randint(201, (300,), generator=generator)
+    exact = cosine.detach().double().requires_grad_()
+    margins = F.pad(IF.pairwise_margins(potentials.double()), (0, 1, 0, 1))[gt_classes]
+    expected = 30 * (exact.acos() + sign * margins).clamp(0, math.pi).cos()
+    logits = IF.margin_logits(cosine, gt_classes, potentials, scale=30.0, sign=sign)
+    assert (logits - expected).abs().max() < 1e-5
+
+    expected_loss = F.cross_entropy(expected, gt_classes)
+    loss = IF.igam_loss(cosine, gt_classes, potentials, scale=30.0, sign=sign)
+    assert loss.item() == pytest.approx(expected_loss.item(), rel=1e-6)
+    (a,) = torch.autograd.grad(loss, cosine)
+    (b,) = torch.autograd.grad(expected_loss, exact)
+    assert ((a - b).norm(dim=1) / b.norm(dim=1)).max() < 1e-4
+
+
+@pytest.mark.parametrize("rows", ["sorted", "mixed"])
+@pytest.mark.parametrize("scale", [30.0, 400.0])  # 400: probabilities underflow
+def test_rows_taken_in_turn_equal_all_at_once(rows, scale, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    cosine = torch.empty(90, 8).uniform_(-1, 1, generator=generator)
+    gt_classes = torch.randint(8, (90,), generator=generator)
+    gt_classes[::2] = 7
+    if rows == "sorted":
+        gt_classes = gt_classes.sort().values
+    angles = margins._HalfAngles(torch.rand(7, generator=generator), cosine.dtype)
+    monkeypatch.setattr(margins, "_CHUNK", 100)  # 12 rows
+    got = margins._loss_on_cpu(cosine, gt_classes, angles, scale, 1)
+    angles.wide = True  # as on a GPU
+    expected = margins._loss_at_once(cosine, gt_classes, angles, scale, 1)
+    torch.testing.assert_close(got, expected)
+    slices = [rows for _, rows in margins._runs((gt_classes < 7).tolist(), 8)]
+    assert [i for rows in slices for i in range(90)[rows]] == list(range(90))
+    assert max(len(range(90)[rows]) for rows in slices) <= 12
+
+
+def test_the_loss_saves_no_more_than_the_cosines(batch):
+    cosine, gt_classes, potentials = batch
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        IF.igam_loss(cosine, gt_classes, potentials, scale=30)
+    assert sum(t.numel() for t in saved) == cosine.numel()
+
+
+@pytest.mark.parametrize("function", [IF.igam_loss, IF.margin_logits])
+@pytest.mark.parametrize(
+    "gt_classes, message",
+    [
+        ([0, 6], r"from 0 to 5 .*are from 0 to 6"),
+        ([-1, 0], "from -1 to 0"),
+        ([0], "1 labels .* 2 rows"),
+    ],
+)
+def test_labels_that_do_not_fit(function, gt_classes, message):
+    with pytest.raises(ValueError, match=message):
+        function(torch.rand(2, 6), torch.tensor(gt_classes), torch.rand(5), scale=30)
 
 
 def test_empty_and_background_batches():
