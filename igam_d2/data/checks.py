@@ -34,7 +34,8 @@ def load_training_set(cfg: CfgNode) -> list[dict]:
     if not names:
         raise InputError("DATASETS.TRAIN is empty: name a data set to train on.")
     for name in names:
-        _check_registration(name, cfg)
+        check_registration(name)
+        _check_num_classes(name, cfg)
     with _explained(names):
         records = get_detection_dataset_dicts(
             names,
@@ -53,7 +54,8 @@ def check_test_datasets(cfg: CfgNode) -> None:
         InputError: as :func:`load_training_set`.
     """
     for name in cfg.DATASETS.TEST:
-        json_file = _check_registration(name, cfg)
+        json_file = check_registration(name)
+        _check_num_classes(name, cfg)
         if json_file is None:
             continue
         content = check_annotation_file(json_file)
@@ -107,12 +109,16 @@ def check_annotation_file(path: str) -> dict:
     return content
 
 
-def _check_registration(name: str, cfg: CfgNode) -> str | None:
-    """Checks name, files and number of classes; returns the annotation file where there is one."""
+def check_registration(name: str) -> str | None:
+    """Checks that a data set is registered, and returns its annotation file where it has one.
+
+    Raises:
+        InputError: an unknown name, a missing file.
+    """
     if name not in DatasetCatalog.list():
         close = difflib.get_close_matches(name, DatasetCatalog.list(), n=1)
         hint = f"did you mean {close[0]!r}?" if close else "register it first."
-        raise InputError(f"There is no data set {name!r} (DATASETS): {hint}")
+        raise InputError(f"There is no data set {name!r}: {hint}")
     metadata = MetadataCatalog.get(name)
     json_file = metadata.get("json_file")
     if json_file is not None and not PathManager.isfile(json_file):
@@ -121,14 +127,17 @@ def _check_registration(name: str, cfg: CfgNode) -> str | None:
             f"Annotation file {json_file!r} of {name!r} is missing: {how}, or set "
             "DETECTRON2_DATASETS to the folder that holds the data sets."
         )
-    classes = metadata.get("thing_classes")
+    return json_file
+
+
+def _check_num_classes(name: str, cfg: CfgNode) -> None:
+    classes = MetadataCatalog.get(name).get("thing_classes")
     expected = cfg.MODEL.ROI_HEADS.NUM_CLASSES
     if classes is not None and len(classes) != expected:
         raise InputError(
             f"MODEL.ROI_HEADS.NUM_CLASSES is {expected}, but {name!r} has {len(classes)} "
             f"categories: set it to {len(classes)}."
         )
-    return json_file
 
 
 @contextlib.contextmanager
