@@ -8,6 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from .functional import information_amount
+
 __all__ = ["ClassMoments", "EmbeddingQueue"]
 
 
@@ -25,8 +27,13 @@ class ClassMoments(nn.Module):
     """
 
     def __init__(self, num_classes: int, embedding_dim: int):
+        """
+        Raises:
+            ValueError: a size of zero or below.
+        """
         super().__init__()
-        self.num_classes = num_classes
+        _check_positive(num_classes=num_classes, embedding_dim=embedding_dim)
+        self.num_classes, self.embedding_dim = num_classes, embedding_dim
         self.register_buffer("count", torch.zeros(num_classes, dtype=torch.int64))
         self.register_buffer("mean", torch.zeros(num_classes, embedding_dim))
         self.register_buffer("scatter", torch.zeros(num_classes, embedding_dim, embedding_dim))
@@ -34,13 +41,24 @@ class ClassMoments(nn.Module):
 
     @torch.no_grad()
     def update(self, embeddings: Tensor, classes: Tensor) -> None:
-        """Adds embeddings (n, D) of classes (n,).
+        """Adds embeddings (n, D) of classes (n,) in [0, K].
 
-        Classes outside [0, K) are passed over; embeddings with a NaN or Inf are left out and
-        counted.
-        Synchronises with the device: meant for a full queue, not for every step.
+        Those of class K, the background, are passed over; those with a NaN or Inf are left out and
+        counted. Synchronises with the device: meant for a full queue, not for every step.
+
+        Raises:
+            ValueError: embeddings of another width or number, classes out of range.
         """
-        inside = (classes >= 0) & (classes < self.num_classes)
+        _check_embeddings(embeddings, classes, self.embedding_dim)
+        if len(classes) == 0:
+            return
+        low, high = classes.min().item(), classes.max().item()
+        if low < 0 or high > self.num_classes:
+            raise ValueError(
+                f"classes must be from 0 to {self.num_classes} (the background), but are from "
+                f"{low} to {high}."
+            )
+        inside = classes < self.num_classes
         embeddings, classes = embeddings[inside].float(), classes[inside]
         finite = embeddings.isfinite().all(dim=1)
         self.num_nonfinite += (~finite).sum()
@@ -98,6 +116,24 @@ class ClassMoments(nn.Module):
         """(K, D, D), normalised by the count (eq. 8); zero for a class without embeddings."""
         return self.scatter / self.count.clamp(min=1)[:, None, None]
 
+    @torch.no_grad()
+    def information_amount(
+        self, *, shrinkage: str = "none", max_bytes: int = 256 * 2**20
+    ) -> Tensor:
+        """(K,) bits, of :func:`igam_d2.functional.information_amount`.
+
+        As many classes at once as keep the covariances within `max_bytes`; working memory is a few
+        times that, and `ledoit_peche` needs about ten times.
+        """
+        step = max(1, max_bytes // (self.embedding_dim**2 * self.scatter.element_size()))
+        bits = [
+            information_amount(
+                scatter / count.clamp(min=1)[:, None, None], count, shrinkage=shrinkage
+            )
+            for scatter, count in zip(self.scatter.split(step), self.count.split(step), strict=True)
+        ]
+        return torch.cat(bits)
+
     def reset_(self) -> "ClassMoments":
         """Forgets everything."""
         for buffer in self.buffers():
@@ -113,10 +149,13 @@ class EmbeddingQueue(nn.Module):
     """
 
     def __init__(self, length: int, embedding_dim: int):
+        """
+        Raises:
+            ValueError: a size of zero or below.
+        """
         super().__init__()
-        if length < 1:
-            raise ValueError(f"the length of the queue must be positive, not {length}.")
-        self.length = length
+        _check_positive(length=length, embedding_dim=embedding_dim)
+        self.length, self.embedding_dim = length, embedding_dim
         self.cursor = 0
         self.register_buffer("embeddings", torch.zeros(length, embedding_dim), persistent=False)
         self.register_buffer("classes", torch.zeros(length, dtype=torch.int64), persistent=False)
@@ -131,7 +170,11 @@ class EmbeddingQueue(nn.Module):
 
         Half precision is widened to float32. Returns how many were taken: the caller flushes the
         full queue and offers the rest again.
+
+        Raises:
+            ValueError: embeddings of another width or number.
         """
+        _check_embeddings(embeddings, classes, self.embedding_dim)
         taken = min(len(classes), self.length - self.cursor)
         end = self.cursor + taken
         self.embeddings[self.cursor : end] = embeddings[:taken]
@@ -143,3 +186,17 @@ class EmbeddingQueue(nn.Module):
         """Moves everything that is in the queue into the moments."""
         moments.update(self.embeddings[: self.cursor], self.classes[: self.cursor])
         self.cursor = 0
+
+
+def _check_positive(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} must be positive, not {size}.")
+
+
+def _check_embeddings(embeddings: Tensor, classes: Tensor, embedding_dim: int) -> None:
+    if embeddings.shape != (*classes.shape, embedding_dim) or classes.dim() != 1:
+        raise ValueError(
+            f"embeddings must be ({len(classes)}, {embedding_dim}) for {len(classes)} classes, not "
+            f"{tuple(embeddings.shape)}."
+        )

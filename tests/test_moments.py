@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from igam_d2.functional import SHRINKAGES, information_amount
 from igam_d2.moments import ClassMoments, EmbeddingQueue
 
 K, D = 5, 6
@@ -54,12 +55,44 @@ def test_merge_equals_the_concatenation_and_reset_forgets():
     assert all((buffer == 0).all() for buffer in a.reset_().buffers())
 
 
-def test_mean_far_from_zero_keeps_precision():
-    x, classes = samples(20000, mean=300.0)
+def test_a_million_embeddings_far_from_zero_keep_precision():
+    """A mean of 100 times the spread: 1e-4 of the covariance's norm."""
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.tensor([0.9, 0.09, 0.01, 0.0, 0.0])
+    classes = torch.multinomial(weights, 10**6, True, generator=generator)
+    x = torch.randn(10**6, D, generator=generator).add_(100)
     moments = ClassMoments(K, D)
-    for xs, cs in zip(x.split(512), classes.split(512), strict=True):
+    for xs, cs in zip(x.split(5000), classes.split(5000), strict=True):
         moments.update(xs, cs)
     assert_moments(moments, x, classes, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shrinkage", SHRINKAGES)
+def test_information_in_chunks_equals_all_at_once(shrinkage):
+    x, classes = samples(120)
+    moments = ClassMoments(K, D)
+    moments.update(x, classes)
+    expected = information_amount(moments.covariance(), moments.count, shrinkage=shrinkage)
+    for max_bytes in (1, 2 * D * D * 4, 2**30):
+        got = moments.information_amount(shrinkage=shrinkage, max_bytes=max_bytes)
+        torch.testing.assert_close(got, expected)
+
+
+def test_wrong_sizes_widths_and_labels():
+    for sizes in ((0, D), (-1, D), (K, 0)):
+        with pytest.raises(ValueError, match=r"must be positive, not (0|-1)\."):
+            ClassMoments(*sizes)
+    with pytest.raises(ValueError, match="length must be positive, not 0"):
+        EmbeddingQueue(0, D)
+    moments, queue = ClassMoments(K, D), EmbeddingQueue(4, D)
+    for add in (moments.update, queue.enqueue):
+        with pytest.raises(ValueError, match=r"must be \(2, 6\) for 2 classes, not \(2, 5\)"):
+            add(torch.rand(2, 5), torch.tensor([0, 1]))
+    for classes in ([0, K + 1], [-1, 0]):
+        with pytest.raises(ValueError, match=r"from 0 to 5 \(the background\)"):
+            moments.update(torch.rand(2, D), torch.tensor(classes))
+    moments.update(torch.rand(0, D), torch.empty(0, dtype=torch.int64))
+    assert all((buffer == 0).all() for buffer in moments.buffers())
 
 
 def test_background_and_nonfinite_embeddings_are_left_out():
@@ -103,10 +136,8 @@ def test_queue_wraps_around_without_loss(length):
     assert_moments(moments, x, classes)
 
 
-def test_queue_is_never_saved_and_refuses_a_length_below_one():
+def test_queue_is_never_saved():
     assert not EmbeddingQueue(4, D).state_dict()
-    with pytest.raises(ValueError, match="positive"):
-        EmbeddingQueue(0, D)
 
 
 def test_state_dict_restores_the_moments():

@@ -12,7 +12,6 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..functional import information_amount
 from ..modeling import CosineOutputLayers
 from ..moments import ClassMoments, EmbeddingQueue
 
@@ -105,9 +104,7 @@ class InformationAmountHook(HookBase):
             moments = self._moments[name]
             self._queues[name].flush_(moments)
             moments.all_reduce_()
-            measured = information_amount(
-                moments.covariance(), moments.count, shrinkage=self._shrinkage
-            )
+            measured = moments.information_amount(shrinkage=self._shrinkage)
             usable = (moments.count >= 2) & measured.isfinite()
             predictor.set_information(torch.where(usable, measured, predictor.information))
             self._log(name, predictor, moments)
