@@ -35,7 +35,7 @@ def interleave(
     the same other.
     """
     times: dict[str, list[float]] = {name: [] for name in functions}
-    for repeat in range(-2, repeats):  # two rounds to warm up
+    for repeat in range(-1, repeats):  # one round to warm up
         for name in list(functions)[:: 1 if repeat % 2 else -1]:
             _synchronize(device)
             start = time.perf_counter()

@@ -117,13 +117,11 @@ class ClassMoments(nn.Module):
         return self.scatter / self.count.clamp(min=1)[:, None, None]
 
     @torch.no_grad()
-    def information_amount(
-        self, *, shrinkage: str = "none", max_bytes: int = 256 * 2**20
-    ) -> Tensor:
+    def information_amount(self, *, shrinkage: str = "none", max_bytes: int = 32 * 2**20) -> Tensor:
         """(K,) bits, of :func:`igam_d2.functional.information_amount`.
 
-        As many classes at once as keep the covariances within `max_bytes`; working memory is a few
-        times that, and `ledoit_peche` needs about ten times.
+        As many classes at once as keep their covariances within `max_bytes`; working memory is
+        three times that, for `ledoit_peche` 15 times.
         """
         step = max(1, max_bytes // (self.embedding_dim**2 * self.scatter.element_size()))
         bits = [
