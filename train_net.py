@@ -3,13 +3,25 @@
 
 import sys
 
-from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from igam_d2.config import check_num_gpus, load_config
-from igam_d2.engine import Trainer
-from igam_d2.errors import InputError
+from igam_d2.config import load_config
+from igam_d2.engine import Trainer, launch
+from igam_d2.errors import InputError, UnreachableError
+
+
+def parser():
+    parser = default_argument_parser()
+    parser.add_argument(
+        "--dist-timeout",
+        type=float,
+        default=30,
+        metavar="MINUTES",
+        help="how long to wait for the other machines, and in a collective (default: %(default)s)",
+    )
+    return parser
 
 
 def main(args, cfg):
@@ -23,17 +35,11 @@ def main(args, cfg):
 
 
 if __name__ == "__main__":
-    args = default_argument_parser().parse_args()
+    args = parser().parse_args()
     try:
         cfg = load_config(args.config_file, args.opts)  # a mistake in it ends here, in one line
-        check_num_gpus(cfg, args.num_gpus, args.num_machines)
-        launch(
-            main,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(args, cfg),
-        )
-    except InputError as error:
-        sys.exit(f"error: {error}")
+        launch(main, args, cfg)
+    except (InputError, UnreachableError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        # As for an option that the parser refuses, where trying again does not help
+        sys.exit(2 if isinstance(error, InputError) else 1)

@@ -15,7 +15,7 @@ from .functional import READINGS, SHRINKAGES
 from .losses import CLS_LOSS_REGISTRY, ClsLoss
 from .losses.base import loss_defaults
 
-__all__ = ["add_igam_config", "build_cls_loss", "check_config", "check_num_gpus", "load_config"]
+__all__ = ["add_igam_config", "build_cls_loss", "check_config", "load_config"]
 
 
 def add_igam_config(cfg: CN) -> None:
@@ -27,7 +27,7 @@ def add_igam_config(cfg: CN) -> None:
     cfg.MODEL.IGAM.QUEUE_LENGTH = 50000
     # Iterations between two refreshes of the information amounts; 0: one epoch
     cfg.MODEL.IGAM.REFRESH_PERIOD = 0
-    # Estimate of the covariance: "none" (eq. 2), "floor" (Listing 1) or "oas"
+    # Estimate of the covariance: "none" (eq. 2), "floor" (Listing 1), "oas" or "ledoit_peche"
     cfg.MODEL.IGAM.SHRINKAGE = "oas"
     # Reading of the information amount's normalisation: "paper", "mean_sqrt", "mean" or "ratio"
     cfg.MODEL.IGAM.NORMALIZATION = "mean"
@@ -144,23 +144,6 @@ def check_config(cfg: CN) -> None:
             "them False."
         )
     build_cls_loss(cfg)
-
-
-def check_num_gpus(cfg: CN, num_gpus: int, num_machines: int) -> None:
-    """Checks that as many processes as the command line asks for can be started on this machine.
-
-    Raises:
-        InputError: several processes without a GPU each.
-    """
-    if num_gpus * num_machines == 1:
-        return
-    available = torch.cuda.device_count() if cfg.MODEL.DEVICE.startswith("cuda") else 0
-    if num_gpus > available:
-        raise InputError(
-            f"--num-gpus is {num_gpus}, but {available} can be used here (MODEL.DEVICE is "
-            f"{cfg.MODEL.DEVICE!r}): several processes need a GPU each, and a single one (leave "
-            "out --num-gpus) also runs on the CPU."
-        )
 
 
 def _closest(name: str, names) -> str:

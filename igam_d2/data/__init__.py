@@ -1,6 +1,13 @@
 from .checks import check_annotation_file, check_test_datasets, load_training_set
 from .register import register_digits_lt
+from .train_loader import BatchStream, build_train_loader
 
-__all__ = ["check_annotation_file", "check_test_datasets", "load_training_set"]
+__all__ = [
+    "BatchStream",
+    "build_train_loader",
+    "check_annotation_file",
+    "check_test_datasets",
+    "load_training_set",
+]
 
 register_digits_lt()

@@ -1,5 +1,7 @@
 from .checkpoint import Checkpointer
+from .checkpoint_hook import CheckpointHook
 from .information_hook import InformationAmountHook
+from .launch import launch
 from .trainer import Trainer
 
-__all__ = ["Checkpointer", "InformationAmountHook", "Trainer"]
+__all__ = ["CheckpointHook", "Checkpointer", "InformationAmountHook", "Trainer", "launch"]

@@ -1,8 +1,16 @@
-"""A checkpointer that does not pass over weights of another shape in silence."""
+"""A checkpointer that survives being killed, and does not pass over weights of another shape."""
 
 import logging
+import os
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
 
+import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
 from ..errors import InputError
@@ -11,15 +19,73 @@ __all__ = ["Checkpointer"]
 
 
 class Checkpointer(DetectionCheckpointer):
-    """Refuses weights that do not fit when a run is resumed or, with `exact`, evaluated.
+    """Writes files whole or not at all, and resumes from the last one that is whole.
 
-    When a new run starts from the weights of another data set, the parts that differ start
-    untrained, as is usual in Detectron2; a warning names them.
+    Refuses weights that do not fit when a run is resumed or, with `exact`, evaluated. When a new
+    run starts from the weights of another data set, the parts that differ start untrained, as is
+    usual in Detectron2; a warning names them.
     """
 
     def __init__(self, model, save_dir="", *, save_to_disk=None, exact=False, **checkpointables):
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
         self._exact = exact
+        self._resumed_from: str | None = None
+
+    def save(self, name: str, **kwargs) -> None:
+        """As in fvcore, but a file is there under its name only when it is complete."""
+        if not self.save_dir or not self.save_to_disk:
+            return
+        data = {"model": self.model.state_dict()}
+        data |= {key: value.state_dict() for key, value in self.checkpointables.items()} | kwargs
+        path = Path(self.save_dir) / f"{name}.pth"
+        self.logger.info("Saving checkpoint to %s", path)
+        try:
+            _write_whole(path, lambda f: torch.save(data, f))
+        except OSError as error:
+            raise InputError(
+                f"The checkpoint {str(path)!r} could not be written: {error.strerror}; those "
+                "before it are kept, make room and resume."
+            ) from error
+        self.tag_last_checkpoint(path.name)
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Names the checkpoint to resume from."""
+        self._resumed_from = None
+        path = Path(self.save_dir) / "last_checkpoint"
+        _write_whole(path, lambda f: f.write(last_filename_basename.encode()))
+
+    def has_checkpoint(self) -> bool:
+        return bool(self.get_checkpoint_file())
+
+    def get_checkpoint_file(self) -> str:
+        """The last checkpoint if it is whole, else the last before it that is; "" without one.
+
+        All processes get what the main process finds. The directory of a file of `torch.save` is
+        written last, so that one without it was cut off.
+        """
+        if self._resumed_from is None:
+            found = self._find_checkpoint() if comm.is_main_process() else None
+            self._resumed_from = comm.all_gather(found)[0]
+        return self._resumed_from
+
+    def _find_checkpoint(self) -> str:
+        folder = Path(self.save_dir)
+        tag = folder / "last_checkpoint"
+        files = sorted(folder.glob("model_*.pth"), key=_written_at, reverse=True)
+        if tag.is_file() and (last := folder / tag.read_text().strip()).is_file():
+            files = [last, *(file for file in files if _written_at(file) < _written_at(last))]
+        chosen = next((file for file in files if zipfile.is_zipfile(file)), None)
+        broken = files[: files.index(chosen)] if chosen else files
+        since = _written_at(chosen) if chosen else 0
+        broken += [file for file in folder.glob("*.pth.part") if _written_at(file) > since]
+        if broken:
+            logging.getLogger(__name__).warning(
+                "%s in %s %s cut off while being written; %s.",
+                *(", ".join(file.name for file in broken), folder),
+                "was" if len(broken) == 1 else "were",
+                f"the last whole checkpoint is {chosen.name}" if chosen else "none is whole",
+            )
+        return str(chosen or "")
 
     def load(self, path, checkpointables=None):
         if not path and self._exact:
@@ -32,6 +98,19 @@ class Checkpointer(DetectionCheckpointer):
         # `resume_or_load` names no checkpointables when it resumes, and an empty list otherwise.
         self._must_fit = self._exact or checkpointables is None
         return super().load(path, checkpointables)
+
+    def _torch_load(self, f):
+        try:
+            return torch.load(f, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise InputError(
+                f"The checkpoint {f!r} is none, or holds more than tensors and plain values, which "
+                "is not read because it could run code."
+            ) from error
+        except (RuntimeError, EOFError) as error:
+            raise InputError(
+                f"The checkpoint {f!r} cannot be read; it may have been cut off."
+            ) from error
 
     def _load_model(self, checkpoint):
         incompatible = super()._load_model(checkpoint)
@@ -64,3 +143,17 @@ class Checkpointer(DetectionCheckpointer):
             *(self._path, differences[0], more),
         )
         return incompatible
+
+
+def _write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """A file that replaces `path` when everything is on the disk."""
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as f:
+        write(f)
+        f.flush()
+        os.fsync(f.fileno())
+    part.replace(path)
+
+
+def _written_at(path: Path) -> float:
+    return path.stat().st_mtime

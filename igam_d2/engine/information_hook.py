@@ -29,8 +29,8 @@ class InformationAmountHook(HookBase):
     all processes, hands the information amounts to the predictor, logs them and starts anew. A
     class with fewer than two embeddings in a period keeps its last information amount.
 
-    Register it before the checkpointer and the writers. Only a full queue, a refresh and a
-    checkpoint synchronise with the device.
+    Register it before what saves or writes. Only a full queue, a refresh and a checkpoint
+    synchronise with the device; the last two alone communicate with other processes.
     """
 
     def __init__(
@@ -40,7 +40,6 @@ class InformationAmountHook(HookBase):
         period: int,
         queue_length: int = 50000,
         shrinkage: str = "oas",
-        checkpoint_period: int = 0,
         output_dir: str | None = None,
     ):
         """
@@ -49,13 +48,10 @@ class InformationAmountHook(HookBase):
             period: iterations between two refreshes.
             queue_length: embeddings gathered before they enter the moments.
             shrinkage: of :func:`igam_d2.functional.information_amount`.
-            checkpoint_period: iterations between two checkpoints, on all processes the same; 0 for
-                the one at the end alone.
             output_dir: folder for `information.jsonl`, a line for each refresh and predictor.
         """
         self._period = period
         self._shrinkage = shrinkage
-        self._checkpoint_period = checkpoint_period
         self._file = Path(output_dir) / "information.jsonl" if output_dir else None
         self._predictors: dict[str, CosineOutputLayers] = {}
         self._moments: dict[str, ClassMoments] = {}
@@ -69,17 +65,16 @@ class InformationAmountHook(HookBase):
                 self._queues[name] = EmbeddingQueue(queue_length, dim).to(device)
         self._warned_nonfinite = self._warned_margin = False
 
+    def before_train(self):
+        if self._file is not None and self._file.is_file() and comm.is_main_process():
+            self._drop_lines_after(self.trainer.start_iter)
+
     def after_step(self):
-        iteration = self.trainer.iter + 1
         for name, predictor in self._predictors.items():
             if (instances := predictor.take_instances()) is not None:
                 self._enqueue(name, *instances)
-        if iteration % self._period == 0:
+        if (self.trainer.iter + 1) % self._period == 0:
             self.refresh()
-        # The checkpointer runs on the main process alone and cannot reduce: do it here, on all.
-        every = self._checkpoint_period
-        if iteration == self.trainer.max_iter or (every > 0 and iteration % every == 0):
-            self._collect()
 
     def _enqueue(self, name: str, embeddings: Tensor, classes: Tensor) -> None:
         queue = self._queues[name]
@@ -89,8 +84,11 @@ class InformationAmountHook(HookBase):
             if queue.is_full:
                 queue.flush_(self._moments[name])
 
-    def _collect(self) -> None:
-        """Moves all embeddings of all processes into the moments of the main process."""
+    def collect(self) -> None:
+        """Moves all embeddings of all processes into the moments of the main process.
+
+        To be called by all processes before a checkpoint, which the main process writes.
+        """
         for name, moments in self._moments.items():
             self._queues[name].flush_(moments)
             moments.all_reduce_()
@@ -155,6 +153,19 @@ class InformationAmountHook(HookBase):
         with self._file.open("a") as f:
             f.write(json.dumps(line) + "\n")
 
+    def _drop_lines_after(self, iteration: int) -> None:
+        """Forgets what an interrupted run, or another in this folder, wrote after a checkpoint."""
+        lines = self._file.read_text().splitlines(keepends=True)
+        kept = []
+        for line in lines:
+            try:
+                if json.loads(line)["iteration"] <= iteration:
+                    kept.append(line)
+            except ValueError:  # cut off while being written
+                break
+        if kept != lines:
+            self._file.write_text("".join(kept))
+
     def _warn_nonfinite(self, name: str, number: int) -> None:
         if number == 0 or self._warned_nonfinite:
             return
@@ -176,9 +187,9 @@ class InformationAmountHook(HookBase):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """The moments, complete on the main process after :meth:`_collect`."""
+        """The moments, complete on the main process after :meth:`collect`."""
         if comm.get_world_size() == 1:  # also right when somebody saves at another time
-            self._collect()
+            self.collect()
         return {name: moments.state_dict() for name, moments in self._moments.items()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -1,34 +1,61 @@
 """Detectron2's default trainer with information amounts, checked data and the set's evaluator."""
 
 import logging
-import math
 import weakref
 
-from detectron2.data import build_detection_train_loader
-from detectron2.engine import DefaultTrainer
+from detectron2.engine import (
+    AMPTrainer,
+    DefaultTrainer,
+    SimpleTrainer,
+    TrainerBase,
+    create_ddp_model,
+    hooks,
+)
 from detectron2.evaluation import verify_results
+from detectron2.utils import comm
+from torch.nn.parallel import DistributedDataParallel
 
-from ..data import check_test_datasets, load_training_set
+from ..data import build_train_loader, check_test_datasets, load_training_set
 from ..evaluation import build_evaluator
 from .checkpoint import Checkpointer
+from .checkpoint_hook import CheckpointHook
 from .information_hook import InformationAmountHook
 
 __all__ = ["Trainer"]
 
 
 class Trainer(DefaultTrainer):
-    """`Trainer(cfg)`, `resume_or_load(resume=...)`, `train()`, as in Detectron2."""
+    """`Trainer(cfg)`, `resume_or_load(resume=...)`, `train()`, as in Detectron2.
+
+    A resumed run goes on with the data, the random state and the statistics where the checkpoint
+    left them, see :class:`CheckpointHook`; it may have another number of processes.
+    """
 
     def __init__(self, cfg):
         check_test_datasets(cfg)
-        super().__init__(cfg)
+        # In place of DefaultTrainer's constructor, which names a GPU to DistributedDataParallel
+        # that several processes on the CPU do not have
+        TrainerBase.__init__(self)
+        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        data_loader = self.build_train_loader(cfg)
+        if comm.get_world_size() > 1 and cfg.MODEL.DEVICE == "cpu":
+            model = DistributedDataParallel(model, broadcast_buffers=False)
+        else:
+            model = create_ddp_model(model, broadcast_buffers=False)
+        trainer_class = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
+        self._trainer = trainer_class(model, data_loader, optimizer)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.cfg = cfg
+        self.register_hooks(self.build_hooks())
 
     @classmethod
     def build_train_loader(cls, cfg):
-        dataset = load_training_set(cfg)
-        loader = build_detection_train_loader(cfg, dataset=dataset)
-        loader.epoch_length = math.ceil(len(dataset) / cfg.SOLVER.IMS_PER_BATCH)
-        return loader
+        return build_train_loader(cfg, load_training_set(cfg))
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name, output_folder=None):
@@ -46,10 +73,8 @@ class Trainer(DefaultTrainer):
 
     def build_hooks(self):
         cfg = self.cfg
-        # DefaultTrainer has just made its checkpointer, and its hooks are about to refer to it.
-        self.checkpointer = Checkpointer(self.model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
-        epoch = self._trainer.data_loader.epoch_length
-        period = cfg.MODEL.IGAM.REFRESH_PERIOD or epoch
+        loader = self._trainer.data_loader
+        period = cfg.MODEL.IGAM.REFRESH_PERIOD or loader.epoch_length
         if period > self.max_iter:
             logging.getLogger(__name__).warning(
                 "The information amounts are refreshed every %d iterations, but training ends "
@@ -61,8 +86,21 @@ class Trainer(DefaultTrainer):
             period=period,
             queue_length=cfg.MODEL.IGAM.QUEUE_LENGTH,
             shrinkage=cfg.MODEL.IGAM.SHRINKAGE,
-            checkpoint_period=cfg.SOLVER.CHECKPOINT_PERIOD,
             output_dir=cfg.OUTPUT_DIR,
         )
-        # First, so that the checkpointer and the writers find the refreshed state.
-        return [information, *super().build_hooks()]
+        checkpoints = CheckpointHook(
+            self.checkpointer,
+            loader.batch_sampler,
+            period=cfg.SOLVER.CHECKPOINT_PERIOD,
+            eval_period=cfg.TEST.EVAL_PERIOD,
+            collect=information.collect,
+        )
+        default = [
+            hook
+            for hook in super().build_hooks()
+            if hook is not None and not isinstance(hook, hooks.PeriodicCheckpointer)
+        ]
+        # The first, so that the others find the refreshed state; checkpoints before evaluation, as
+        # in Detectron2.
+        place = next(i for i, hook in enumerate(default) if isinstance(hook, hooks.EvalHook))
+        return [information, *default[:place], checkpoints, *default[place:]]

@@ -196,7 +196,7 @@ def _one_of_two_processes(rank: int, folder: str):
             cls_loss=IGAMLoss(K),
             embedding_dim=D,
         )
-        return Trainer(predictor, period=10, checkpoint_period=6, output_dir=folder)
+        return Trainer(predictor, period=10, output_dir=folder)
 
     batches = list(steps(40))
     first = trainer()
@@ -205,6 +205,7 @@ def _one_of_two_processes(rank: int, folder: str):
     assert_information(first, expected_information(batches[:20]))
     for i in range(10, 12):  # the checkpoint after iteration 12 holds a part of the second period
         first.step(*(batches[20 + i] if rank == 0 else ()))
+    first.hook.collect()
     if rank == 0:  # who writes the checkpoint
         torch.save([first.model.state_dict(), first.hook.state_dict()], f"{folder}/checkpoint")
     dist.barrier()

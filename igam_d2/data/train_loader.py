@@ -1,0 +1,155 @@
+"""The training set as one stream of batches for all processes, which a resumed run goes on with."""
+
+import math
+import signal
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetFromList, DatasetMapper, MapDataset
+from detectron2.data.build import trivial_batch_collator, worker_init_reset_seed
+from detectron2.data.samplers import (
+    RandomSubsetTrainingSampler,
+    RepeatFactorTrainingSampler,
+    TrainingSampler,
+)
+from detectron2.utils import comm
+from torch.utils.data import DataLoader, Sampler
+
+from ..errors import InputError
+
+__all__ = ["BatchStream", "build_train_loader"]
+
+
+class BatchStream(Sampler):
+    """Batches of indices without end; each process takes its share of every batch.
+
+    The stream is that of all processes together, so that it does not depend on their number.
+    Images are grouped before they are loaded: batches are known from the seed alone, and a resumed
+    run goes on behind the last batch that was trained on, whatever workers had loaded ahead.
+    """
+
+    def __init__(
+        self,
+        make_sampler: Callable[[int], Sampler],
+        batch_size: int,
+        *,
+        groups: list[int] | None = None,
+    ):
+        """
+        Args:
+            make_sampler: seed -> one of Detectron2's training samplers.
+            batch_size: images of a batch, of all processes together.
+            groups: of each image; batches are of one group. None for a single one.
+
+        Raises:
+            InputError: a batch that the processes cannot share equally.
+        """
+        self._rank, num_processes = comm.get_rank(), comm.get_world_size()
+        if batch_size < 1 or batch_size % num_processes:
+            raise InputError(
+                f"SOLVER.IMS_PER_BATCH is {batch_size}: it must be a positive multiple of the "
+                f"number of processes, which is {num_processes}."
+            )
+        self._make_sampler = make_sampler
+        self._batch_size, self._share = batch_size, batch_size // num_processes
+        self._groups = groups
+        self._seed, self._num_skipped = comm.shared_random_seed(), 0
+        # Seeds the loader's workers, which would otherwise take a number from the random state of
+        # the training, at another time in a resumed run
+        self.generator = torch.Generator()
+        self._seed_workers()
+
+    def __iter__(self) -> Iterator[list[int]]:
+        start = self._rank * self._share
+        for batch in islice(self._batches(), self._num_skipped, None):
+            yield batch[start : start + self._share]
+
+    def _batches(self) -> Iterator[list[int]]:
+        pending: dict[int, list[int]] = {}
+        # Not its iterator, which gives this process's part of the indices alone
+        for index in self._make_sampler(self._seed)._infinite_indices():
+            group = pending.setdefault(self._groups[index] if self._groups else 0, [])
+            group.append(index)
+            if len(group) == self._batch_size:
+                yield group.copy()
+                group.clear()
+
+    def state_dict(self, num_batches: int) -> dict[str, int]:
+        """Position after `num_batches` more than were skipped at the start."""
+        images = (self._num_skipped + num_batches) * self._batch_size
+        return {"seed": self._seed, "num_images": images}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Goes on from that position; to the batch if the batch size is the same."""
+        self._seed, self._num_skipped = state["seed"], state["num_images"] // self._batch_size
+        self._seed_workers()
+
+    def _seed_workers(self) -> None:
+        entropy = [self._seed, self._num_skipped, self._rank]
+        self.generator.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
+
+
+def build_train_loader(cfg: CfgNode, records: list[dict]) -> DataLoader:
+    """Detectron2's training loader over a :class:`BatchStream`, its `batch_sampler`.
+
+    Args:
+        records: of the training set, in Detectron2's format.
+
+    Returns:
+        An endless loader of lists of mapped records; `epoch_length` is the number of batches in
+        which every image comes once.
+
+    Raises:
+        InputError: a sampler that it does not know, a batch that cannot be shared.
+    """
+    loader = cfg.DATALOADER
+    if loader.SAMPLER_TRAIN == "TrainingSampler":
+
+        def make_sampler(seed):
+            return TrainingSampler(len(records), seed=seed)
+
+    elif loader.SAMPLER_TRAIN == "RepeatFactorTrainingSampler":
+        factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
+            records, loader.REPEAT_THRESHOLD, sqrt=loader.REPEAT_SQRT
+        )
+
+        def make_sampler(seed):
+            return RepeatFactorTrainingSampler(factors, seed=seed)
+
+    elif loader.SAMPLER_TRAIN == "RandomSubsetTrainingSampler":
+        ratio = loader.RANDOM_SUBSET_RATIO
+
+        def make_sampler(seed):
+            return RandomSubsetTrainingSampler(
+                len(records), ratio, seed_shuffle=seed, seed_subset=seed
+            )
+
+    else:
+        raise InputError(
+            f"DATALOADER.SAMPLER_TRAIN is {loader.SAMPLER_TRAIN!r}; it must be one of: "
+            "TrainingSampler, RepeatFactorTrainingSampler, RandomSubsetTrainingSampler."
+        )
+    groups = None
+    if loader.ASPECT_RATIO_GROUPING:
+        groups = [int(record["width"] > record["height"]) for record in records]
+    stream = BatchStream(make_sampler, cfg.SOLVER.IMS_PER_BATCH, groups=groups)
+    data_loader = DataLoader(
+        MapDataset(DatasetFromList(records, copy=False), DatasetMapper(cfg, is_train=True)),
+        batch_sampler=stream,
+        num_workers=loader.NUM_WORKERS,
+        collate_fn=trivial_batch_collator,
+        worker_init_fn=_init_worker,
+        generator=stream.generator,
+    )
+    data_loader.epoch_length = math.ceil(len(records) / cfg.SOLVER.IMS_PER_BATCH)
+    return data_loader
+
+
+def _init_worker(worker_id: int) -> None:
+    worker_init_reset_seed(worker_id)
+    # Some schedulers signal every process: a worker that died of it would end the training before
+    # the checkpoint. Workers end with the process that they load for.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,0 +1,147 @@
+"""The hook that writes checkpoints from which a run goes on as if nothing had happened."""
+
+import logging
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+from torch.distributed import distributed_c10d
+
+from ..data.train_loader import BatchStream
+from .checkpoint import Checkpointer
+from .random_state import random_state, set_random_state
+
+__all__ = ["PREEMPTED", "CheckpointHook"]
+
+# Exit status of a run that SIGTERM ended, as shells and schedulers know it
+PREEMPTED = 128 + signal.SIGTERM
+
+_STOP_AT = "igam_d2/stop_at"
+
+
+class CheckpointHook(HookBase):
+    """Detectron2's periodic checkpoints, complete enough for a resumed run to equal another.
+
+    On all processes it takes the place of Detectron2's checkpointer, which the main process has
+    alone: what only the others know (their embeddings, their random states) is brought together
+    first. It also saves the position in the training data, and saves before an evaluation, which
+    may take longer than the notice that a preempted job gets.
+
+    At SIGTERM, to any of the processes, all save once after the same iteration and exit with
+    status :data:`PREEMPTED`. The processes agree through the store of their process group, not by
+    a collective.
+    """
+
+    def __init__(
+        self,
+        checkpointer: Checkpointer,
+        stream: BatchStream,
+        *,
+        period: int,
+        eval_period: int = 0,
+        collect: Callable[[], None] = lambda: None,
+    ):
+        """
+        Args:
+            checkpointer: it writes on the main process alone.
+            stream: what the training data come from.
+            period: iterations between two checkpoints; 0 for the one at the end alone.
+            eval_period: iterations between two evaluations; 0 for the one at the end alone.
+            collect: called by all processes just before a checkpoint.
+        """
+        self._checkpointer, self._stream, self._collect = checkpointer, stream, collect
+        self._periods = [p for p in (period, eval_period) if p > 0]
+        self._random_states: list[dict[str, Any]] = []
+        self._restore: dict[str, Any] | None = None
+        self._sigterm = self._announced = False
+        self._stop_at: int | None = None
+        self._nothing_to_lose = True
+        self._previous_handler = None
+
+    def before_train(self):
+        if threading.current_thread() is threading.main_thread():
+            self._previous_handler = signal.signal(signal.SIGTERM, self._on_sigterm)
+
+    def before_step(self):
+        self._nothing_to_lose = False
+        if self._restore is not None:
+            set_random_state(self._restore)
+            self._restore = None
+
+    def after_step(self):
+        iteration = self.trainer.iter + 1
+        stop = self._agreed_to_stop()
+        last = iteration == self.trainer.max_iter
+        if stop or any(iteration % period == 0 for period in self._periods):
+            self._save(f"model_{self.trainer.iter:07d}")
+        if last:
+            self._save("model_final")
+        elif stop:
+            self._exit()
+
+    def after_train(self):
+        if self._previous_handler is not None:
+            signal.signal(signal.SIGTERM, self._previous_handler)
+        # Ahead of the evaluation at the end, which the resumed run does
+        if self._sigterm and self.trainer.iter >= self.trainer.max_iter:
+            self._exit()
+
+    def _save(self, name: str) -> None:
+        self._collect()
+        state = random_state()
+        self._random_states = comm.gather(state)
+        self._checkpointer.save(name, iteration=self.trainer.iter)
+        comm.synchronize()  # nobody exits before it is written
+        # An evaluation that follows is not repeated by a resumed run: it leaves no trace.
+        self._restore = state
+        self._nothing_to_lose = True
+        if self._sigterm and comm.get_world_size() == 1:  # it came while saving
+            self._exit()
+
+    # --- SIGTERM
+
+    def _on_sigterm(self, *_) -> None:
+        self._sigterm = True
+        if self._nothing_to_lose:  # between a checkpoint and the next step: an evaluation
+            self._exit()
+
+    def _agreed_to_stop(self) -> bool:
+        if comm.get_world_size() == 1:
+            return self._sigterm
+        # The first iteration that nobody has finished yet: none gets past the metrics of an
+        # iteration, which Detectron2 gathers in each, before all have begun it.
+        store = distributed_c10d._get_default_store()
+        if self._sigterm and not self._announced:
+            store.compare_set(_STOP_AT, "", str(self.trainer.iter + 1))
+            self._announced = True
+        if self._stop_at is None and store.check([_STOP_AT]):
+            self._stop_at = int(store.get(_STOP_AT))
+        return self._stop_at is not None and self.trainer.iter >= self._stop_at
+
+    def _exit(self) -> None:
+        logging.getLogger(__name__).warning(
+            "SIGTERM: the run ends here; --resume goes on from its last checkpoint in %r.",
+            self._checkpointer.save_dir,
+        )
+        raise SystemExit(PREEMPTED)
+
+    # --- state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position in the data, and the random state of each process."""
+        if comm.get_world_size() == 1:  # also right when somebody saves at another time
+            self._random_states = [random_state()]
+        num_batches = self.trainer.iter + 1 - self.trainer.start_iter
+        return {
+            "data": self._stream.state_dict(num_batches),
+            "random_states": self._random_states,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """A process that the interrupted run did not have keeps the state it was started with."""
+        self._stream.load_state_dict(state_dict["data"])
+        states, rank = state_dict["random_states"], comm.get_rank()
+        self._restore = states[rank] if rank < len(states) else None

@@ -1,0 +1,153 @@
+"""Detectron2's launch with checks ahead, a limit to waiting, and SIGTERM passed on."""
+
+import logging
+import multiprocessing
+import signal
+import socket
+import time
+from datetime import timedelta
+from urllib.parse import urlsplit
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import launch as launch_detectron2
+from detectron2.utils.logger import setup_logger
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
+
+from ..errors import InputError, UnreachableError
+from .checkpoint_hook import PREEMPTED
+
+__all__ = ["launch"]
+
+
+def launch(main, args, cfg: CfgNode) -> None:
+    """Runs `main(args, cfg)` in as many processes as the command line asks for.
+
+    Args:
+        args: of Detectron2's parser, with `dist_timeout`, the minutes to wait for other machines
+            and in a collective.
+
+    Raises:
+        InputError: more processes than GPUs, or an address that cannot be one.
+        UnreachableError: machines that did not find each other in time.
+        SystemExit: with :data:`PREEMPTED` after SIGTERM.
+    """
+    num_processes = args.num_gpus * args.num_machines
+    if num_processes == 1:
+        main(args, cfg)
+        return
+    _check_processes(args, cfg)
+    if args.num_machines > 1:
+        setup_logger(name="igam_d2")
+        _check_machines(args)
+        logging.getLogger(__name__).info(
+            "Machine %d of %d: waiting up to %g minutes for all of them at %s.",
+            *(args.machine_rank, args.num_machines, args.dist_timeout, args.dist_url),
+        )
+    previous = signal.signal(signal.SIGTERM, _pass_on)
+    try:
+        launch_detectron2(
+            main,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args, cfg),
+            timeout=timedelta(minutes=args.dist_timeout),
+        )
+    except ProcessExitedException as error:
+        if error.exit_code in (PREEMPTED, -signal.SIGTERM):
+            raise SystemExit(PREEMPTED) from None
+        raise
+    except ProcessRaisedException as error:
+        text = str(error)
+        if f"{InputError.__module__}.{InputError.__name__}: " in text:  # said by a process
+            raise InputError(text.rsplit(f"{InputError.__name__}: ", 1)[1].strip()) from None
+        if "DistStoreError" in text and "init_process_group" in text:
+            raise UnreachableError(
+                f"Not all of the {args.num_machines} machines were at {args.dist_url!r} "
+                f"(--dist-url) within {args.dist_timeout:g} minutes (--dist-timeout): start each "
+                "with its own --machine-rank, and the same address, which is that of machine 0."
+            ) from error
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _pass_on(*_) -> None:
+    children = multiprocessing.active_children()
+    if not children:
+        raise SystemExit(PREEMPTED)
+    for child in children:
+        child.terminate()  # SIGTERM, at which they agree on a checkpoint
+
+
+def _check_processes(args, cfg: CfgNode) -> None:
+    if args.num_gpus < 1 or args.num_machines < 1:
+        raise InputError(
+            f"--num-gpus is {args.num_gpus} and --num-machines {args.num_machines}: both must be "
+            "at least 1."
+        )
+    if not 0 <= args.machine_rank < args.num_machines:
+        raise InputError(
+            f"--machine-rank is {args.machine_rank}: with {args.num_machines} machines it must be "
+            f"from 0 to {args.num_machines - 1}."
+        )
+    if not args.dist_timeout > 0:
+        raise InputError(f"--dist-timeout is {args.dist_timeout:g}: it must be above 0 minutes.")
+    available = torch.cuda.device_count()
+    on_cpu = not cfg.MODEL.DEVICE.startswith("cuda")
+    if on_cpu and available:
+        raise InputError(
+            f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}, but several processes on a machine with GPUs "
+            "run on these: set it to 'cuda', or hide them with CUDA_VISIBLE_DEVICES=''."
+        )
+    if not on_cpu and args.num_gpus > available:
+        raise InputError(
+            f"--num-gpus is {args.num_gpus}, but this machine has {available}: each process needs "
+            "one of its own."
+        )
+
+
+def _check_machines(args) -> None:
+    """Whether the address of machine 0 can be had, there, or be reached, elsewhere."""
+    url = urlsplit(args.dist_url)
+    try:
+        port = url.port
+    except ValueError:
+        port = None
+    if url.scheme != "tcp" or not url.hostname or not port:
+        raise InputError(
+            f"--dist-url is {args.dist_url!r}: several machines need that of machine 0, as in "
+            "tcp://10.0.0.1:29500."
+        )
+    if args.machine_rank == 0:
+        try:
+            with socket.create_server(("", port)):
+                return
+        except OSError as error:
+            raise InputError(
+                f"Port {port} of this machine cannot be used for --dist-url {args.dist_url!r} "
+                f"({error.strerror}): take another one, on all machines."
+            ) from error
+    # Machine 0 may be slower to start.
+    limit = 60 * args.dist_timeout
+    end, next_word = time.monotonic() + limit, 10.0
+    while True:
+        try:
+            socket.create_connection((url.hostname, port), timeout=min(5, limit)).close()
+            return
+        except OSError as error:
+            left = end - time.monotonic()
+            if left <= 0:
+                raise UnreachableError(
+                    f"Machine 0 could not be reached at {args.dist_url!r} (--dist-url) within "
+                    f"{args.dist_timeout:g} minutes (--dist-timeout): {error.strerror or error}."
+                ) from error
+            if limit - left > next_word:
+                logging.getLogger(__name__).warning(
+                    "Machine 0 cannot be reached at %s yet (%s): trying for %.0f more minutes.",
+                    *(args.dist_url, error.strerror or error, left / 60),
+                )
+                next_word *= 2
+            time.sleep(min(1, left))
