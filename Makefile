@@ -9,7 +9,7 @@ CONFIG ?= configs/Digits-LT/igam.yaml
 OUTPUT ?= output/digits_lt_igam
 
 PY := $(VENV)/bin/python
-PIP := $(PY) -m pip --disable-pip-version-check
+INSTALL := sh requirements/install.sh $(VENV)
 # One stamp for each source of Detectron2, so that another source sets up again
 READY := $(VENV)/.ready-$(firstword $(shell printf %s '$(DETECTRON2)' | cksum))
 
@@ -20,19 +20,12 @@ export PYTHONWARNINGS := ignore::FutureWarning:torch.jit._script,ignore::UserWar
 
 setup: $(READY)
 
-$(READY): setup.py requirements/constraints.txt requirements/detectron2.txt requirements/make_venv.sh
+$(READY): setup.py $(wildcard requirements/*)
 	@sh requirements/make_venv.sh $(VENV)
 	@rm -f $(VENV)/.ready-* && touch $(VENV)/.unfinished
-	$(PIP) install --quiet -c requirements/constraints.txt 'setuptools<81' wheel
-	$(PIP) install -c requirements/constraints.txt -e '.[demo,dev,detectron2]'
-	@$(PIP) uninstall --quiet --yes sal-detectron2 detectron2 2>/dev/null || true
-ifeq ($(DETECTRON2),)
-	$(PIP) install --quiet --no-deps --only-binary=:all: --python-version 3.10 --upgrade \
-	  --target "$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
-	  -r requirements/detectron2.txt
-else
-	$(PIP) install --no-deps --no-build-isolation '$(DETECTRON2)'
-endif
+	$(INSTALL) torch
+	$(INSTALL) project demo,dev,detectron2
+	$(INSTALL) detectron2 '$(DETECTRON2)'
 	$(PY) -W ignore -c 'import torch, torchvision, igam_d2.engine; print("ready: torch", torch.__version__)'
 	@rm $(VENV)/.unfinished && touch $@
 
@@ -47,6 +40,8 @@ test: setup
 lint: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/hadolint docker/Dockerfile
+	$(VENV)/bin/shellcheck .ci/run docker/*.sh requirements/*.sh
 
 format: setup
 	$(VENV)/bin/ruff check --fix .

