@@ -136,6 +136,13 @@ def test_queue_wraps_around_without_loss(length):
     assert_moments(moments, x, classes)
 
 
+def test_filling_the_queue_never_waits_for_the_device():
+    """Tensors without values: to look at one, as a synchronisation does, is an error."""
+    queue = EmbeddingQueue(10, D).to("meta")
+    x, classes = torch.empty(7, D, device="meta"), torch.empty(7, dtype=int, device="meta")
+    assert queue.enqueue(x, classes) == 7 and queue.enqueue(x, classes) == 3 and queue.is_full
+
+
 def test_queue_is_never_saved():
     assert not EmbeddingQueue(4, D).state_dict()
 

@@ -1,7 +1,9 @@
 """The training set as one stream of batches for all processes, which a resumed run goes on with."""
 
 import math
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from itertools import islice
 
@@ -150,6 +152,14 @@ def build_train_loader(cfg: CfgNode, records: list[dict]) -> DataLoader:
 
 def _init_worker(worker_id: int) -> None:
     worker_init_reset_seed(worker_id)
-    # Some schedulers signal every process: a worker that died of it would end the training before
-    # the checkpoint. Workers end with the process that they load for.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # Some schedulers signal every process of a job: a worker that ended at once would take the
+    # training with it before the checkpoint is written. SIGTERM is for it to obey only from the
+    # process that it loads for, which ends its workers that way.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_obey_parent, daemon=True).start()
+
+
+def _obey_parent() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

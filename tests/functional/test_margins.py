@@ -196,6 +196,16 @@ def test_the_loss_saves_no_more_than_the_cosines(batch):
 
 
 @pytest.mark.parametrize("function", [IF.igam_loss, IF.margin_logits])
+def test_a_device_is_never_waited_for(function):
+    """Tensors without values: to look at one, as a synchronisation does, is an error."""
+    cosine = torch.empty(6, 5, device="meta", requires_grad=True)
+    gt_classes = torch.empty(6, dtype=torch.int64, device="meta")
+    potentials = torch.empty(4, device="meta")
+    function(cosine, gt_classes, potentials, scale=30).sum().backward()
+    assert cosine.grad.shape == (6, 5)
+
+
+@pytest.mark.parametrize("function", [IF.igam_loss, IF.margin_logits])
 @pytest.mark.parametrize(
     "gt_classes, message",
     [

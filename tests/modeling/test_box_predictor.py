@@ -116,6 +116,18 @@ def test_one_embedding_per_instance_that_of_the_best_roi(cfg):
     assert not embeddings.requires_grad and layers.take_instances() is None
 
 
+def test_matching_instances_never_waits_for_the_device(cfg):
+    """Tensors without values: to look at one, as a synchronisation does, is an error."""
+    layers = predictor(cfg).to("meta")
+    rois, instances = Instances((64, 64)), Instances((64, 64))
+    rois.proposal_boxes = Boxes(torch.empty(9, 4, device="meta"))
+    instances.gt_boxes = Boxes(torch.empty(2, 4, device="meta"))
+    instances.gt_classes = torch.empty(2, dtype=torch.int64, device="meta")
+    layers.match_instances([rois, rois], [instances, instances])
+    index, classes = layers._matched
+    assert len(index) == len(classes) == 4
+
+
 def test_information_reaches_the_loss_and_is_saved(cfg):
     layers = predictor(cfg)
     assert layers.information.isnan().all()
