@@ -38,7 +38,7 @@ class CheckpointHook(HookBase):
     def __init__(
         self,
         checkpointer: Checkpointer,
-        stream: BatchStream,
+        stream: BatchStream | None = None,
         *,
         period: int,
         eval_period: int = 0,
@@ -47,7 +47,7 @@ class CheckpointHook(HookBase):
         """
         Args:
             checkpointer: it writes on the main process alone.
-            stream: what the training data come from.
+            stream: what the training data come from; None if their position is not to be saved.
             period: iterations between two checkpoints; 0 for the one at the end alone.
             eval_period: iterations between two evaluations; 0 for the one at the end alone.
             collect: called by all processes just before a checkpoint.
@@ -134,14 +134,15 @@ class CheckpointHook(HookBase):
         """Position in the data, and the random state of each process."""
         if comm.get_world_size() == 1:  # also right when somebody saves at another time
             self._random_states = [random_state()]
-        num_batches = self.trainer.iter + 1 - self.trainer.start_iter
-        return {
-            "data": self._stream.state_dict(num_batches),
-            "random_states": self._random_states,
-        }
+        state = {"random_states": self._random_states}
+        if self._stream is not None:
+            num_batches = self.trainer.iter + 1 - self.trainer.start_iter
+            state["data"] = self._stream.state_dict(num_batches)
+        return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """A process that the interrupted run did not have keeps the state it was started with."""
-        self._stream.load_state_dict(state_dict["data"])
+        if self._stream is not None:
+            self._stream.load_state_dict(state_dict["data"])
         states, rank = state_dict["random_states"], comm.get_rank()
         self._restore = states[rank] if rank < len(states) else None

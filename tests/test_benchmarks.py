@@ -1,0 +1,65 @@
+"""The benchmarks measure what they say."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    yield
+    for path in BENCHMARKS.glob("*.py"):
+        sys.modules.pop(path.stem, None)
+
+
+def test_turns_are_taken_and_the_first_round_is_not_counted():
+    from measure import interleave, ratio_interval
+
+    calls = []
+    times = interleave({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3)
+    assert "".join(calls) == "abbaabba" and [len(t) for t in times.values()] == [3, 3]
+    assert ratio_interval([2.0, 4.0, 9.0], [1.0, 2.0, 3.0]) == (2, 2, 3)
+    median, low, high = ratio_interval([float(i) for i in range(1, 31)], [1.0] * 30)
+    assert (median, low, high) == (15.5, 10, 21)  # ranks 10 and 21 of 30
+
+
+def test_memory():
+    from measure import peak_bytes, saved_bytes
+
+    x = torch.ones(1000, requires_grad=True)
+    weight = torch.nn.Parameter(torch.ones(1000))
+    assert saved_bytes(lambda: x.exp().sum()) == 4000  # exp keeps its result
+    assert saved_bytes(lambda: (x * weight).sum()) == 4000  # x, without the parameter
+    assert saved_bytes(lambda: x.sum()) == 0
+
+    def two_at_once():
+        a = torch.empty(1000)
+        del a
+        return torch.empty(1000), torch.empty(1000)
+
+    assert 8000 <= peak_bytes(two_at_once, "cpu") < 8200
+
+
+def test_loss_table():
+    from loss import compare
+
+    lines = compare(64, 20, 0.75, 2, "cpu").splitlines()
+    saved = {line.split("  ")[0]: line.split()[-2] for line in lines[2:]}
+    assert list(saved) == ["linear CE", "cosine CE", "IGAM, textbook", "IGAM, igam_loss"]
+    cells = [line.split() for line in lines[2:]]
+    assert cells[1][3] == cells[1][5] == "1.00"  # cosine CE over itself
+    assert float(cells[2][5]) > 2 and float(cells[3][5]) < 1.15  # saved by the loss
+
+
+def test_listing_is_the_floor():
+    from refresh import listing_1, random_moments
+
+    moments = random_moments(5, 16)
+    expected = moments.information_amount(shrinkage="floor")
+    got = listing_1(moments.covariance().double().numpy(), moments.count.numpy())
+    torch.testing.assert_close(torch.tensor(got).float(), expected, rtol=1e-4, atol=0)
