@@ -9,7 +9,7 @@ from detectron2.utils.logger import setup_logger
 
 from igam_d2.config import load_config
 from igam_d2.engine import Trainer, launch
-from igam_d2.errors import InputError, UnreachableError
+from igam_d2.errors import InputError, TransientError
 
 
 def parser():
@@ -39,7 +39,7 @@ if __name__ == "__main__":
     try:
         cfg = load_config(args.config_file, args.opts)  # a mistake in it ends here, in one line
         launch(main, args, cfg)
-    except (InputError, UnreachableError) as error:
+    except (InputError, TransientError) as error:
         print(f"error: {error}", file=sys.stderr)
         # As for an option that the parser refuses, where trying again does not help
         sys.exit(2 if isinstance(error, InputError) else 1)

@@ -7,5 +7,5 @@ class InputError(ValueError):
     """
 
 
-class UnreachableError(RuntimeError):
-    """Machines of a run did not find each other. Unlike bad input, trying again may help."""
+class TransientError(RuntimeError):
+    """Something around the run failed, another machine or a disk: trying again may help."""

@@ -4,6 +4,8 @@ Shape legend:
     K: classes    D: embedding dimension    L: queue length    n: embeddings of one call
 """
 
+import contextlib
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -66,12 +68,13 @@ class ClassMoments(nn.Module):
 
         order = classes.argsort(stable=True)
         present, sizes = classes[order].unique_consecutive(return_counts=True)
-        for k, x in zip(present.tolist(), embeddings[order].split(sizes.tolist()), strict=True):
-            mean = x.mean(dim=0)
-            centred = x - mean
-            # One class after another, so that the order of the sums, and with it the result, is
-            # fixed.
-            self._merge(k, len(x), mean, centred.T @ centred)
+        with _full_precision():
+            for k, x in zip(present.tolist(), embeddings[order].split(sizes.tolist()), strict=True):
+                mean = x.mean(dim=0)
+                centred = x - mean
+                # One class after another, so that the order of the sums, and with it the result,
+                # is fixed.
+                self._merge(k, len(x), mean, centred.T @ centred)
 
     def _merge(self, k: int, n: int | Tensor, mean: Tensor, scatter: Tensor) -> None:
         total = self.count[k] + n
@@ -87,8 +90,8 @@ class ClassMoments(nn.Module):
         total = self.count + other.count
         share = other.count / total.clamp(min=1)  # (K,)
         delta = other.mean - self.mean
-        spread = (self.count * share)[:, None, None] * (delta[:, :, None] * delta[:, None, :])
-        self.scatter += other.scatter + spread
+        self.scatter += other.scatter
+        self._add_spread(self.count * share, delta)
         self.mean += share[:, None] * delta
         self.count.copy_(total)
         self.num_nonfinite += other.num_nonfinite
@@ -107,10 +110,14 @@ class ClassMoments(nn.Module):
         total = local_count[:, None] * local_mean.double()
         dist.all_reduce(total)
         self.mean.copy_(total / self.count.clamp(min=1)[:, None])
-        delta = local_mean - self.mean
-        self.scatter += local_count[:, None, None] * (delta[:, :, None] * delta[:, None, :])
+        self._add_spread(local_count, local_mean - self.mean)
         dist.all_reduce(self.scatter)
         return self
+
+    def _add_spread(self, weight: Tensor, delta: Tensor) -> None:
+        """Adds weight delta delta^T to each scatter, (K,), (K, D), with no memory of that size."""
+        weighted = weight[:, None] * delta
+        self.scatter.addcmul_(weighted[:, :, None], delta[:, None, :])
 
     def covariance(self) -> Tensor:
         """(K, D, D), normalised by the count (eq. 8); zero for a class without embeddings."""
@@ -184,6 +191,17 @@ class EmbeddingQueue(nn.Module):
         """Moves everything that is in the queue into the moments."""
         moments.update(self.embeddings[: self.cursor], self.classes[: self.cursor])
         self.cursor = 0
+
+
+@contextlib.contextmanager
+def _full_precision():
+    """Float32 products, also where the training allows itself TF32 or bfloat16 for speed."""
+    allowed = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(allowed)
 
 
 def _check_positive(**sizes: int) -> None:

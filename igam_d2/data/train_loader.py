@@ -101,8 +101,8 @@ def build_train_loader(cfg: CfgNode, records: list[dict]) -> DataLoader:
         records: of the training set, in Detectron2's format.
 
     Returns:
-        An endless loader of lists of mapped records; `epoch_length` is the number of batches in
-        which every image comes once.
+        An endless loader of lists of mapped records; its `epoch_length` is the number of records
+        over the batch size, whatever the sampler repeats or leaves out.
 
     Raises:
         InputError: a sampler that it does not know, a batch that cannot be shared.

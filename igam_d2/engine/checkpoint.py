@@ -1,6 +1,7 @@
 """A checkpointer that survives being killed, and does not pass over weights of another shape."""
 
 import logging
+import math
 import os
 import pickle
 import zipfile
@@ -12,10 +13,11 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
+from detectron2.utils.logger import log_first_n
 
-from ..errors import InputError
+from ..errors import InputError, TransientError
 
-__all__ = ["Checkpointer"]
+__all__ = ["Checkpointer", "write_whole"]
 
 
 class Checkpointer(DetectionCheckpointer):
@@ -29,7 +31,6 @@ class Checkpointer(DetectionCheckpointer):
     def __init__(self, model, save_dir="", *, save_to_disk=None, exact=False, **checkpointables):
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
         self._exact = exact
-        self._resumed_from: str | None = None
 
     def save(self, name: str, **kwargs) -> None:
         """As in fvcore, but a file is there under its name only when it is complete."""
@@ -40,19 +41,19 @@ class Checkpointer(DetectionCheckpointer):
         path = Path(self.save_dir) / f"{name}.pth"
         self.logger.info("Saving checkpoint to %s", path)
         try:
-            _write_whole(path, lambda f: torch.save(data, f))
-        except OSError as error:
-            raise InputError(
-                f"The checkpoint {str(path)!r} could not be written: {error.strerror}; those "
-                "before it are kept, make room and resume."
+            write_whole(path, lambda f: torch.save(data, f))
+            self.tag_last_checkpoint(path.name)
+        except (OSError, RuntimeError) as error:  # torch makes the latter of a disk that is full
+            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+            raise TransientError(
+                f"The checkpoint {str(path)!r} could not be written ({reason}); those before it "
+                "are kept: make room and resume."
             ) from error
-        self.tag_last_checkpoint(path.name)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Names the checkpoint to resume from."""
-        self._resumed_from = None
         path = Path(self.save_dir) / "last_checkpoint"
-        _write_whole(path, lambda f: f.write(last_filename_basename.encode()))
+        write_whole(path, lambda f: f.write(last_filename_basename.encode()))
 
     def has_checkpoint(self) -> bool:
         return bool(self.get_checkpoint_file())
@@ -63,27 +64,27 @@ class Checkpointer(DetectionCheckpointer):
         All processes get what the main process finds. The directory of a file of `torch.save` is
         written last, so that one without it was cut off.
         """
-        if self._resumed_from is None:
-            found = self._find_checkpoint() if comm.is_main_process() else None
-            self._resumed_from = comm.all_gather(found)[0]
-        return self._resumed_from
+        return comm.all_gather(self._find_checkpoint() if comm.is_main_process() else None)[0]
 
     def _find_checkpoint(self) -> str:
         folder = Path(self.save_dir)
         tag = folder / "last_checkpoint"
-        files = sorted(folder.glob("model_*.pth"), key=_written_at, reverse=True)
+        files = sorted(folder.glob("model_*.pth"), key=_iteration, reverse=True)
         if tag.is_file() and (last := folder / tag.read_text().strip()).is_file():
-            files = [last, *(file for file in files if _written_at(file) < _written_at(last))]
+            files = [last, *(file for file in files if _iteration(file) < _iteration(last))]
         chosen = next((file for file in files if zipfile.is_zipfile(file)), None)
         broken = files[: files.index(chosen)] if chosen else files
-        since = _written_at(chosen) if chosen else 0
-        broken += [file for file in folder.glob("*.pth.part") if _written_at(file) > since]
+        since = chosen.stat().st_mtime if chosen else 0
+        broken += [part for part in folder.glob("*.pth.part") if part.stat().st_mtime > since]
         if broken:
-            logging.getLogger(__name__).warning(
-                "%s in %s %s cut off while being written; %s.",
-                *(", ".join(file.name for file in broken), folder),
-                "was" if len(broken) == 1 else "were",
-                f"the last whole checkpoint is {chosen.name}" if chosen else "none is whole",
+            names = ", ".join(file.name for file in broken)
+            rest = f"the last whole checkpoint is {chosen.name}" if chosen else "none is whole"
+            log_first_n(
+                logging.WARNING,
+                f"{names} in {folder} {'was' if len(broken) == 1 else 'were'} cut off while being "
+                f"written; {rest}.",
+                name=__name__,
+                key="message",
             )
         return str(chosen or "")
 
@@ -145,7 +146,7 @@ class Checkpointer(DetectionCheckpointer):
         return incompatible
 
 
-def _write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """A file that replaces `path` when everything is on the disk."""
     part = path.with_name(path.name + ".part")
     with part.open("wb") as f:
@@ -155,5 +156,6 @@ def _write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     part.replace(path)
 
 
-def _written_at(path: Path) -> float:
-    return path.stat().st_mtime
+def _iteration(path: Path) -> float:
+    number = path.stem.rpartition("_")[2]
+    return int(number) if number.isdigit() else math.inf  # model_final

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..modeling import CosineOutputLayers
 from ..moments import ClassMoments, EmbeddingQueue
+from .checkpoint import write_whole
 
 __all__ = ["InformationAmountHook"]
 
@@ -164,7 +165,7 @@ class InformationAmountHook(HookBase):
             except ValueError:  # cut off while being written
                 break
         if kept != lines:
-            self._file.write_text("".join(kept))
+            write_whole(self._file, lambda f: f.write("".join(kept).encode()))
 
     def _warn_nonfinite(self, name: str, number: int) -> None:
         if number == 0 or self._warned_nonfinite:

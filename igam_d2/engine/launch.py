@@ -14,7 +14,7 @@ from detectron2.engine import launch as launch_detectron2
 from detectron2.utils.logger import setup_logger
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
-from ..errors import InputError, UnreachableError
+from ..errors import InputError, TransientError
 from .checkpoint_hook import PREEMPTED
 
 __all__ = ["launch"]
@@ -29,7 +29,7 @@ def launch(main, args, cfg: CfgNode) -> None:
 
     Raises:
         InputError: more processes than GPUs, or an address that cannot be one.
-        UnreachableError: machines that did not find each other in time.
+        TransientError: machines that did not find each other in time, or what a process said.
         SystemExit: with :data:`PREEMPTED` after SIGTERM.
     """
     num_processes = args.num_gpus * args.num_machines
@@ -51,7 +51,8 @@ def launch(main, args, cfg: CfgNode) -> None:
             args.num_gpus,
             num_machines=args.num_machines,
             machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
+            # On one machine any free port will do, also beside another run.
+            dist_url=args.dist_url if args.num_machines > 1 else "auto",
             args=(args, cfg),
             timeout=timedelta(minutes=args.dist_timeout),
         )
@@ -61,10 +62,13 @@ def launch(main, args, cfg: CfgNode) -> None:
         raise
     except ProcessRaisedException as error:
         text = str(error)
-        if f"{InputError.__module__}.{InputError.__name__}: " in text:  # said by a process
-            raise InputError(text.rsplit(f"{InputError.__name__}: ", 1)[1].strip()) from None
-        if "DistStoreError" in text and "init_process_group" in text:
-            raise UnreachableError(
+        for kind in (InputError, TransientError):  # said by a process
+            name = f"{kind.__module__}.{kind.__name__}: "
+            if name in text:
+                raise kind(text.rsplit(name, 1)[1].strip()) from None
+        missed = "DistStoreError" in text or "DistNetworkError" in text
+        if missed and "init_process_group" in text:
+            raise TransientError(
                 f"Not all of the {args.num_machines} machines were at {args.dist_url!r} "
                 f"(--dist-url) within {args.dist_timeout:g} minutes (--dist-timeout): start each "
                 "with its own --machine-rank, and the same address, which is that of machine 0."
@@ -140,7 +144,7 @@ def _check_machines(args) -> None:
         except OSError as error:
             left = end - time.monotonic()
             if left <= 0:
-                raise UnreachableError(
+                raise TransientError(
                     f"Machine 0 could not be reached at {args.dist_url!r} (--dist-url) within "
                     f"{args.dist_timeout:g} minutes (--dist-timeout): {error.strerror or error}."
                 ) from error

@@ -13,6 +13,7 @@ from detectron2.engine import (
 )
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 from torch.nn.parallel import DistributedDataParallel
 
 from ..data import build_train_loader, check_test_datasets, load_training_set
@@ -36,6 +37,8 @@ class Trainer(DefaultTrainer):
         # In place of DefaultTrainer's constructor, which names a GPU to DistributedDataParallel
         # that several processes on the CPU do not have
         TrainerBase.__init__(self)
+        if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
+            setup_logger()
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)

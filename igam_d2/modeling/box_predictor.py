@@ -135,10 +135,10 @@ class CosineOutputLayers(FastRCNNOutputLayers):
         """`loss_cls` and `loss_box_reg`; arguments as in :class:`FastRCNNOutputLayers`."""
         scores, deltas, embeddings = predictions
         gt_classes = cat([p.gt_classes for p in proposals])
-        if self._matched is not None:
-            index, classes = self._matched
+        matched, self._matched, self._instances = self._matched, None, None
+        if matched is not None:
+            index, classes = matched
             self._instances = embeddings.detach()[index], classes
-            self._matched = None
 
         with torch.no_grad():
             probs = self.cls_loss.predict_probs(scores, embeddings=embeddings)

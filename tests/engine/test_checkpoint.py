@@ -1,13 +1,15 @@
 """Weights that do not fit: refused when resumed or evaluated, warned about when fine-tuned."""
 
 import logging
+import resource
+from types import SimpleNamespace
 
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
 
 from igam_d2.engine import Checkpointer
-from igam_d2.errors import InputError
+from igam_d2.errors import InputError, TransientError
 from igam_d2.modeling import CosineOutputLayers
 
 
@@ -74,3 +76,39 @@ def test_no_weights_and_missing_files(cfg, tmp_path):
         Checkpointer(layers, exact=True).load("")
     with pytest.raises(InputError, match=r"no checkpoint at .*nowhere"):
         Checkpointer(layers).load(str(tmp_path / "nowhere.pth"), checkpointables=[])
+
+
+def test_disk_that_is_full_ends_in_a_sentence_and_keeps_what_is_there(cfg, tmp_path):
+    checkpointer = Checkpointer(predictor(cfg, 10), str(tmp_path))
+    checkpointer.save("model_0000001")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(TransientError, match=r"model_0000003.pth' could not be written"):
+            checkpointer.save("model_0000003")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert Checkpointer(predictor(cfg, 10), str(tmp_path)).get_checkpoint_file() == str(
+        tmp_path / "model_0000001.pth"
+    )
+    assert not (tmp_path / "model_0000003.pth").exists()
+
+
+@pytest.mark.parametrize("cut", ["model_final", "model_0000009"])
+def test_the_last_checkpoint_that_is_whole_is_found(cfg, tmp_path, cut):
+    checkpointer = Checkpointer(predictor(cfg, 10), str(tmp_path))
+    assert not checkpointer.has_checkpoint()
+    for name in ("model_0000009", "model_0000004", "model_0000014", cut):
+        checkpointer.save(name)
+    path = tmp_path / f"{cut}.pth"
+    path.write_bytes(path.read_bytes()[:-200])
+    expected = "model_0000014.pth" if cut == "model_final" else "model_0000004.pth"
+    assert checkpointer.get_checkpoint_file() == str(tmp_path / expected)
+    (tmp_path / "last_checkpoint").unlink()
+    assert checkpointer.get_checkpoint_file() == str(tmp_path / "model_0000014.pth")
+
+
+def test_checkpoints_that_could_run_code_are_not_read(cfg, tmp_path):
+    torch.save({"model": {}, "trainer": SimpleNamespace()}, tmp_path / "model.pth")
+    with pytest.raises(InputError, match="more than tensors and plain values"):
+        Checkpointer(predictor(cfg, 10)).load(str(tmp_path / "model.pth"))

@@ -12,7 +12,7 @@ import torch
 from detectron2.utils import comm
 
 from igam_d2.engine.launch import launch
-from igam_d2.errors import InputError, UnreachableError
+from igam_d2.errors import InputError, TransientError
 
 
 def arguments(**kwargs) -> SimpleNamespace:
@@ -76,14 +76,14 @@ def test_port_that_is_taken(cpu):
 def test_machine_0_that_cannot_be_reached(cpu, monkeypatch, caplog):
     url = f"tcp://127.0.0.1:{free_port()}"
     start = time.monotonic()
-    with pytest.raises(UnreachableError, match=r"within 0.02 minutes .*Connection refused"):
+    with pytest.raises(TransientError, match=r"within 0.02 minutes .*Connection refused"):
         launch(main, arguments(dist_url=url, machine_rank=1), cpu)
     assert time.monotonic() - start < 5
 
 
 def test_machine_1_that_does_not_come(cpu):
     url = f"tcp://127.0.0.1:{free_port()}"
-    with pytest.raises(UnreachableError, match="Not all of the 2 machines were at"):
+    with pytest.raises(TransientError, match="Not all of the 2 machines were at"):
         launch(main, arguments(dist_url=url), cpu)
 
 
