@@ -4,7 +4,7 @@
     python tools/plan_storage.py --num-instances N --num-classes K [--embedding-dim D]
     python tools/plan_storage.py --dataset NAME_OR_FILE [--embedding-dim D]
 
-Storage is that of one predictor (a cascade has three) on each GPU. The paper's schemes are counted
+Storage is that of one predictor on each GPU. The paper's schemes are counted
 as it counts them, embeddings and covariances alone, in 4-byte numbers; this project's with all that
 it keeps.
 """
