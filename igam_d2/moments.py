@@ -4,8 +4,6 @@ Shape legend:
     K: classes    D: embedding dimension    L: queue length    n: embeddings of one call
 """
 
-import contextlib
-
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -68,13 +66,13 @@ class ClassMoments(nn.Module):
 
         order = classes.argsort(stable=True)
         present, sizes = classes[order].unique_consecutive(return_counts=True)
-        with _full_precision():
-            for k, x in zip(present.tolist(), embeddings[order].split(sizes.tolist()), strict=True):
-                mean = x.mean(dim=0)
-                centred = x - mean
-                # One class after another, so that the order of the sums, and with it the result,
-                # is fixed.
-                self._merge(k, len(x), mean, centred.T @ centred)
+        for k, x in zip(present.tolist(), embeddings[order].split(sizes.tolist()), strict=True):
+            mean = x.mean(dim=0)
+            # In float64, because float32 products may be allowed to be TF32 or bfloat16
+            centred = (x - mean).double()
+            # One class after another, so that the order of the sums, and with it the result, is
+            # fixed.
+            self._merge(k, len(x), mean, (centred.T @ centred).float())
 
     def _merge(self, k: int, n: int | Tensor, mean: Tensor, scatter: Tensor) -> None:
         total = self.count[k] + n
@@ -191,17 +189,6 @@ class EmbeddingQueue(nn.Module):
         """Moves everything that is in the queue into the moments."""
         moments.update(self.embeddings[: self.cursor], self.classes[: self.cursor])
         self.cursor = 0
-
-
-@contextlib.contextmanager
-def _full_precision():
-    """Float32 products, also where the training allows itself TF32 or bfloat16 for speed."""
-    allowed = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(allowed)
 
 
 def _check_positive(**sizes: int) -> None:

@@ -78,6 +78,18 @@ def test_information_in_chunks_equals_all_at_once(shrinkage):
         torch.testing.assert_close(got, expected)
 
 
+def test_statistics_are_exact_where_products_may_be_tf32():
+    x, classes = samples(400)
+    moments = ClassMoments(K, D)
+    allowed = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    try:
+        moments.update(x, classes)
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = allowed
+    assert_moments(moments, x, classes)
+
+
 def test_wrong_sizes_widths_and_labels():
     for sizes in ((0, D), (-1, D), (K, 0)):
         with pytest.raises(ValueError, match=r"must be positive, not (0|-1)\."):

@@ -160,7 +160,7 @@ class InformationAmountHook(HookBase):
         kept = []
         for line in lines:
             try:
-                if json.loads(line)["iteration"] <= iteration:
+                if line.endswith("\n") and json.loads(line)["iteration"] <= iteration:
                     kept.append(line)
             except ValueError:  # cut off while being written
                 break
