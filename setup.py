@@ -28,6 +28,7 @@ setup(
         "hotcoco>=1.3",  # LVIS metrics in seconds, on any numpy
         "matplotlib",  # the pictures
         "pillow",
+        "scipy",  # correlations; wheels on every platform
         "tabulate",  # the tables
     ],
     extras_require={
