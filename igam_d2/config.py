@@ -15,7 +15,10 @@ from .functional import READINGS, SHRINKAGES
 from .losses import CLS_LOSS_REGISTRY, ClsLoss
 from .losses.base import loss_defaults
 
-__all__ = ["add_igam_config", "build_cls_loss", "check_config", "load_config"]
+__all__ = ["LVIS_BACKENDS", "add_igam_config", "build_cls_loss", "check_config", "load_config"]
+
+
+LVIS_BACKENDS = ("hotcoco", "lvis")
 
 
 def add_igam_config(cfg: CN) -> None:
@@ -39,6 +42,9 @@ def add_igam_config(cfg: CN) -> None:
     for name, loss in CLS_LOSS_REGISTRY:
         constants = {key.upper(): value for key, value in loss_defaults(loss).items()}
         cfg.MODEL.ROI_BOX_HEAD.CLS_LOSS[name] = CN(constants)
+
+    # What evaluates LVIS: "hotcoco", or "lvis" for the slow reference
+    cfg.TEST.LVIS_BACKEND = LVIS_BACKENDS[0]
 
 
 def build_cls_loss(cfg: CN) -> ClsLoss:
@@ -125,10 +131,14 @@ def check_config(cfg: CN) -> None:
             raise InputError(
                 f"MODEL.IGAM.{key} is {igam[key]}: it must be at least {least} ({hint})."
             )
-    for key, choices in (("SHRINKAGE", SHRINKAGES), ("NORMALIZATION", READINGS)):
-        if igam[key] not in choices:
+    for key, value, choices in (
+        ("MODEL.IGAM.SHRINKAGE", igam.SHRINKAGE, SHRINKAGES),
+        ("MODEL.IGAM.NORMALIZATION", igam.NORMALIZATION, READINGS),
+        ("TEST.LVIS_BACKEND", cfg.TEST.LVIS_BACKEND, LVIS_BACKENDS),
+    ):
+        if value not in choices:
             raise InputError(
-                f"MODEL.IGAM.{key} is {igam[key]!r}{_closest(igam[key], choices)}; "
+                f"{key} is {value!r}{_closest(value, choices)}; "
                 f"it must be one of: {', '.join(choices)}."
             )
     if cfg.MODEL.ROI_HEADS.NUM_CLASSES < 1:

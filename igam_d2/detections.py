@@ -58,15 +58,6 @@ class Masks:
         places = np.repeat(starts - (ends - lengths), lengths) + np.arange(lengths.sum())
         return Masks(self.codes[places], ends, self.sizes[index])
 
-    @classmethod
-    def concatenate(cls, parts: list["Masks"]) -> "Masks":
-        offsets = np.cumsum([0] + [len(part.codes) for part in parts])
-        return cls(
-            np.concatenate([part.codes for part in parts]),
-            np.concatenate([part.ends + o for part, o in zip(parts, offsets[:-1], strict=True)]),
-            np.concatenate([part.sizes for part in parts]),
-        )
-
 
 @dataclass
 class Detections:
@@ -87,28 +78,29 @@ class Detections:
     masks: Masks | None = None
 
     @classmethod
-    def empty(cls, *, masks: bool = False) -> "Detections":
+    def blank(cls, length: int, code_length: int | None = None) -> "Detections":
+        """Room for so many, to be :meth:`put` there; with `code_length` bytes for their masks."""
+        masks = None
+        if code_length is not None:
+            codes = np.empty(code_length, dtype=np.uint8)
+            masks = Masks(codes, np.empty(length, np.int64), np.empty((length, 2), np.int32))
         return cls(
-            np.zeros(0, dtype=np.int64),
-            np.zeros(0, dtype=np.int32),
-            np.zeros((0, 4), dtype=np.float32),
-            np.zeros(0, dtype=np.float32),
-            Masks.pack([]) if masks else None,
+            np.empty(length, dtype=np.int64),
+            np.empty(length, dtype=np.int32),
+            np.empty((length, 4), dtype=np.float32),
+            np.empty(length, dtype=np.float32),
+            masks,
         )
 
-    @classmethod
-    def concatenate(cls, parts: list["Detections"]) -> "Detections":
-        """The parts in their order, which are emptied, so that no more than one column is twice."""
-        if not parts:
-            return cls.empty()
-        columns: dict[str, Any] = {}
-        for field in fields(cls):
-            arrays = [part.__dict__.pop(field.name) for part in parts]
-            if field.name != "masks":
-                columns[field.name] = np.concatenate(arrays)
-            elif any(masks is not None for masks in arrays):
-                columns["masks"] = Masks.concatenate(arrays)
-        return cls(**columns)
+    def put(self, part: "Detections", start: int, code_start: int = 0) -> None:
+        """Overwrite those from `start` on, and the masks' codes from `code_start` on."""
+        place = slice(start, start + len(part))
+        self.image_id[place], self.category_id[place] = part.image_id, part.category_id
+        self.box[place], self.score[place] = part.box, part.score
+        if self.masks is not None and part.masks is not None:
+            self.masks.codes[code_start : code_start + len(part.masks.codes)] = part.masks.codes
+            self.masks.ends[place] = part.masks.ends + code_start
+            self.masks.sizes[place] = part.masks.sizes
 
     def __len__(self) -> int:
         return len(self.score)

@@ -1,12 +1,15 @@
 from .checks import check_annotation_file, check_test_datasets, load_training_set
+from .counts import ClassCounts, class_counts
 from .register import register_digits_lt
 from .train_loader import BatchStream, build_train_loader
 
 __all__ = [
     "BatchStream",
+    "ClassCounts",
     "build_train_loader",
     "check_annotation_file",
     "check_test_datasets",
+    "class_counts",
     "load_training_set",
 ]
 

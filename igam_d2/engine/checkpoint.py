@@ -2,12 +2,9 @@
 
 import logging
 import math
-import os
 import pickle
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import IO
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -16,8 +13,9 @@ from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import log_first_n
 
 from ..errors import InputError, TransientError
+from ..files import write_whole
 
-__all__ = ["Checkpointer", "write_whole"]
+__all__ = ["Checkpointer"]
 
 
 class Checkpointer(DetectionCheckpointer):
@@ -144,16 +142,6 @@ class Checkpointer(DetectionCheckpointer):
             *(self._path, differences[0], more),
         )
         return incompatible
-
-
-def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """A file that replaces `path` when everything is on the disk."""
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as f:
-        write(f)
-        f.flush()
-        os.fsync(f.fileno())
-    part.replace(path)
 
 
 def _iteration(path: Path) -> float:

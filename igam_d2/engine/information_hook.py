@@ -12,9 +12,9 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..files import write_whole
 from ..modeling import CosineOutputLayers
 from ..moments import ClassMoments, EmbeddingQueue
-from .checkpoint import write_whole
 
 __all__ = ["InformationAmountHook"]
 
@@ -144,13 +144,16 @@ class InformationAmountHook(HookBase):
             self._append_line(name, predictor, moments)
 
     def _append_line(self, name: str, predictor: CosineOutputLayers, moments: ClassMoments) -> None:
-        bits = predictor.information.tolist()
         line = {
             "iteration": self.trainer.iter + 1,
             "predictor": name,
-            "information": [b if math.isfinite(b) else None for b in bits],  # JSON has no NaN
+            "information": _finite(predictor.information.tolist()),
             "count": moments.count.tolist(),
         }
+        potentials = getattr(predictor.cls_loss, "potentials", None)
+        if potentials is not None:  # the margins: sign * max(0, u_i - u_j) rad
+            line["potentials"] = _finite(potentials.tolist())
+            line["margin_sign"] = predictor.cls_loss.margin_sign
         with self._file.open("a") as f:
             f.write(json.dumps(line) + "\n")
 
@@ -207,6 +210,10 @@ class InformationAmountHook(HookBase):
                     "MODEL.IGAM.EMBEDDING_DIM that the run began with."
                 )
             moments.load_state_dict(state)
+
+
+def _finite(values: list[float]) -> list[float | None]:
+    return [v if math.isfinite(v) else None for v in values]  # JSON has no NaN
 
 
 def _margin_summary(potentials: Tensor) -> tuple[float, float]:

@@ -61,8 +61,15 @@ class Trainer(DefaultTrainer):
         return build_train_loader(cfg, load_training_set(cfg))
 
     @classmethod
-    def build_evaluator(cls, cfg, dataset_name, output_folder=None):
-        return build_evaluator(cfg, dataset_name, output_folder)
+    def build_evaluator(cls, cfg, dataset_name, output_folder=None, *, model=None):
+        return build_evaluator(cfg, dataset_name, output_folder, model=model)
+
+    @classmethod
+    def test(cls, cfg, model, evaluators=None):
+        """As in Detectron2; the evaluators know the model's information amounts."""
+        if evaluators is None:
+            evaluators = [cls.build_evaluator(cfg, name, model=model) for name in cfg.DATASETS.TEST]
+        return super().test(cfg, model, evaluators)
 
     @classmethod
     def evaluate(cls, cfg, model, *, resume: bool = False):

@@ -1,39 +1,83 @@
-"""The evaluator that fits a dataset."""
+"""The evaluator that fits a data set."""
 
+import logging
 import os
 
+import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
+from torch import nn
 
-from igam_d2.errors import InputError
+from ..data import class_counts
+from ..errors import InputError
+from ..modeling import CosineOutputLayers
+from .coco import COCOEvaluator
+from .evaluator import ClassEvaluator
+from .lvis import LVISEvaluator
+from .voc import PascalVOCEvaluator
 
-from .lvis_evaluation import LVISEvaluator
+__all__ = ["build_evaluator", "information_of"]
+
+EVALUATORS = {"lvis": LVISEvaluator, "coco": COCOEvaluator, "pascal_voc": PascalVOCEvaluator}
 
 
 def build_evaluator(
-    cfg: CfgNode, dataset_name: str, output_folder: str | None = None
-) -> DatasetEvaluator:
-    """Choose by the ``evaluator_type`` of the dataset's metadata: "lvis", "coco" or "pascal_voc".
+    cfg: CfgNode,
+    dataset_name: str,
+    output_folder: str | None = None,
+    *,
+    model: nn.Module | None = None,
+) -> ClassEvaluator:
+    """Choose by the ``evaluator_type`` of the data set's metadata: "lvis", "coco", "pascal_voc".
 
     Args:
-        cfg: only ``OUTPUT_DIR`` is read.
-        dataset_name: a registered dataset.
+        cfg: ``OUTPUT_DIR``, ``TEST.LVIS_BACKEND``, and ``DATASETS.TRAIN`` for the class counts.
+        dataset_name: a registered data set.
         output_folder: where results are written; None is ``OUTPUT_DIR/inference/<dataset_name>``.
+        model: its information amounts are reported with the classes.
 
     Raises:
-        InputError: if the type is none of these, as it is for a dataset that nobody registered.
+        InputError: if the type is none of these, as it is for a data set that nobody registered.
     """
     if output_folder is None:
         output_folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
-    evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type")
-    if evaluator_type == "lvis":
-        return LVISEvaluator(dataset_name, output_dir=output_folder)
-    if evaluator_type == "coco":
-        return COCOEvaluator(dataset_name, output_dir=output_folder)
-    if evaluator_type == "pascal_voc":
-        return PascalVOCDetectionEvaluator(dataset_name)
-    raise InputError(
-        f"No evaluator for dataset {dataset_name!r}: the evaluator_type of its metadata is "
-        f"{evaluator_type!r}, and should be one of 'lvis', 'coco', 'pascal_voc'."
+    metadata = MetadataCatalog.get(dataset_name)
+    evaluator_type = metadata.get("evaluator_type")
+    if evaluator_type not in EVALUATORS:
+        raise InputError(
+            f"No evaluator for data set {dataset_name!r}: the evaluator_type of its metadata is "
+            f"{evaluator_type!r}, and should be one of {', '.join(map(repr, EVALUATORS))}."
+        )
+    kwargs = {"information": None if model is None else information_of(model)}
+    if evaluator_type == "lvis":  # its annotation files have the counts
+        kwargs["backend"] = cfg.TEST.get("LVIS_BACKEND", "hotcoco")
+    else:
+        kwargs |= _training_counts(cfg, dataset_name)
+    return EVALUATORS[evaluator_type](dataset_name, output_folder, **kwargs)
+
+
+def information_of(model: nn.Module) -> np.ndarray | None:
+    """(K,) bits of the last box predictor, which of a cascade decides most; None where nothing was
+    measured."""
+    layers = [m for m in model.modules() if isinstance(m, CosineOutputLayers)]
+    if not layers or not layers[-1].information.isfinite().any():
+        return None
+    return layers[-1].information.double().cpu().numpy()
+
+
+def _training_counts(cfg: CfgNode, dataset_name: str) -> dict[str, np.ndarray]:
+    try:
+        counts = class_counts(cfg.DATASETS.TRAIN)
+    except (InputError, OSError) as error:
+        reason = str(error)
+    else:
+        classes = MetadataCatalog.get(dataset_name).get("thing_classes")
+        if classes is None or len(classes) == len(counts.image_count):
+            return {"image_count": counts.image_count, "instance_count": counts.instance_count}
+        reason = f"DATASETS.TRAIN has {len(counts.image_count)} classes, not {len(classes)}."
+    logging.getLogger(__name__).warning(
+        "The evaluation of %s goes without training counts (groups by frequency, correlation with "
+        "the count): %s",
+        *(dataset_name, reason),
     )
+    return {}

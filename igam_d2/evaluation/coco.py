@@ -1,0 +1,87 @@
+"""AP by the COCO rules, with the AP of classes that are about as frequent in training."""
+
+from itertools import pairwise
+
+import hotcoco
+import numpy as np
+
+from ..detections import Detections
+from .coco_format import (
+    annotation_file,
+    load_annotations,
+    load_detections,
+    ordered_categories,
+    per_class_ap,
+    run,
+    tide_errors,
+)
+from .evaluator import ClassEvaluator
+from .structures import GroundTruth, Group, TaskResult
+
+__all__ = ["COCOEvaluator", "instance_count_groups"]
+
+METRICS = {
+    **{name: name for name in ("AP", "AP50", "AP75", "APs", "APm", "APl")},
+    **{"AR1": "AR@1", "AR10": "AR@10", "AR100": "AR@100"},
+    **{"ARs": "ARs@100", "ARm": "ARm@100", "ARl": "ARl@100"},
+}
+BOUNDS = (20, 400, 8000)  # training instances (Wang et al. 2020, SimCal)
+
+
+class COCOEvaluator(ClassEvaluator):
+    """COCO's 12 metrics of boxes and masks, 100 detections an image, and where the training
+    instances are known AP1 to AP4 of COCO-LT: of classes with fewer than 20, 20 to 399, 400 to
+    7,999, and 8,000 or more of them."""
+
+    format = "coco"
+
+    def __init__(self, dataset_name: str, output_dir: str | None = None, **kwargs):
+        super().__init__(dataset_name, output_dir, **kwargs)
+        self._json_file = annotation_file(dataset_name)
+
+    def _load_ground_truth(self) -> GroundTruth:
+        content = load_annotations(self._json_file)
+        categories, counts = ordered_categories(self._metadata, content)
+        return GroundTruth(
+            image_ids=np.array([image["id"] for image in content["images"]], dtype=np.int64),
+            categories=categories,
+            val_instances=counts,
+            json_file=self._json_file,
+            image_root=str(self._metadata.get("image_root", "")),
+            data=content,
+        )
+
+    def _groups(self, ground_truth):
+        if self._instance_count is None:
+            return super()._groups(ground_truth)
+        return instance_count_groups(self._instance_count)
+
+    def _evaluate_task(
+        self, ground_truth: GroundTruth, detections: Detections, task: str
+    ) -> TaskResult:
+        content = self._json_file if task == "segm" else ground_truth.data
+        loaded = hotcoco.COCO(content)
+        evaluation = hotcoco.COCOeval(loaded, load_detections(loaded, detections, task), task)
+        results = run(evaluation)
+        metrics = {name: results[key] for key, name in METRICS.items()}
+        ids = [category["id"] for category in ground_truth.categories]
+        class_ap = per_class_ap(evaluation, ids)
+        groups, keys = self._groups(ground_truth)
+        for group in groups:
+            members = class_ap[np.array([key == group.key for key in keys])]
+            members = members[np.isfinite(members)]
+            metrics[group.metric] = float(members.mean()) if len(members) else float("nan")
+        return TaskResult(metrics, class_ap, tide_errors(evaluation))
+
+
+def instance_count_groups(instance_count: np.ndarray) -> tuple[list[Group], list[str]]:
+    """COCO-LT's groups by training instances (K,), the rarest first, and each class's key."""
+    groups = [Group("1", "below 20", f"fewer than {BOUNDS[0]} training instances", "AP1")]
+    for number, (low, high) in enumerate(pairwise(BOUNDS), start=2):
+        rule = f"{low:,} to {high - 1:,} training instances"
+        groups.append(Group(str(number), f"{low:,} to {high - 1:,}", rule, f"AP{number}"))
+    last = len(BOUNDS) + 1
+    rule = f"{BOUNDS[-1]:,} training instances or more"
+    groups.append(Group(str(last), f"{BOUNDS[-1]:,} or more", rule, f"AP{last}"))
+    keys = 1 + np.searchsorted(BOUNDS, instance_count, side="right")
+    return groups, [str(key) for key in keys]

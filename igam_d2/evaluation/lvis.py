@@ -1,0 +1,187 @@
+"""AP by the LVIS rules: federated annotation, 300 detections an image, frequency groups."""
+
+from dataclasses import dataclass
+
+import hotcoco
+import numpy as np
+
+from ..detections import Detections
+from . import lvis_package
+from .coco_format import (
+    annotation_file,
+    load_annotations,
+    load_detections,
+    mask_areas,
+    ordered_categories,
+    per_class_ap,
+    run,
+    tide_errors,
+)
+from .evaluator import ClassEvaluator
+from .structures import GroundTruth, Group, TaskResult
+
+__all__ = ["LVISEvaluator"]
+
+MAX_DETECTIONS = 300
+METRICS = (
+    *("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf"),
+    *("AR@300", "ARs@300", "ARm@300", "ARl@300"),
+)
+GROUPS = (
+    Group("r", "rare", "1 to 10 training images", "APr"),
+    Group("c", "common", "11 to 100 training images", "APc"),
+    Group("f", "frequent", "more than 100 training images", "APf"),
+)
+NO_SIZE = 1e11  # square pixels; above the range of "all" sizes, which ends at 1e10
+
+
+class LVISEvaluator(ClassEvaluator):
+    """The 13 metrics of LVIS: AP, AP50, AP75, APs, APm, APl, APr, APc, APf, AR@300 and its s, m, l.
+
+    A class with ground truth and no detection has AP 0, and so has a model that detects nothing.
+    """
+
+    format = "lvis"
+
+    def __init__(
+        self,
+        dataset_name: str,
+        output_dir: str | None = None,
+        *,
+        max_dets_per_image: int = MAX_DETECTIONS,
+        backend: str = "hotcoco",
+        **kwargs,
+    ):
+        """
+        Args:
+            max_dets_per_image: the best detections of an image that count.
+            backend: "hotcoco", or "lvis" for the reference, which takes about 50 times as long.
+            dataset_name, output_dir, kwargs: as for :class:`ClassEvaluator`; its counts are those
+                of the annotation file, where that has them.
+        """
+        super().__init__(dataset_name, output_dir, **kwargs)
+        self._json_file = annotation_file(dataset_name)
+        self._max_dets, self._backend = max_dets_per_image, backend
+
+    def _load_ground_truth(self) -> GroundTruth:
+        content = load_annotations(self._json_file)
+        categories, counts = ordered_categories(self._metadata, content, crowds=True)
+        for key in ("image_count", "instance_count"):
+            if all(key in category for category in categories):
+                setattr(self, f"_{key}", np.array([category[key] for category in categories]))
+        return GroundTruth(
+            image_ids=np.array([image["id"] for image in content["images"]], dtype=np.int64),
+            categories=categories,
+            val_instances=counts,
+            json_file=self._json_file,
+            image_root=str(self._metadata.get("image_root", "")),
+            data=_Annotations(
+                plain=not any(
+                    a["area"] <= 0 or a.get("iscrowd", 0) or a.get("ignore", 0)
+                    for a in content["annotations"]
+                ),
+                boxes=as_hotcoco(content),
+                checked=CheckedPairs(content),
+            ),
+        )
+
+    def _groups(self, ground_truth):
+        keys = [category.get("frequency") for category in ground_truth.categories]
+        return (list(GROUPS) if any(keys) else []), keys
+
+    def _select(self, ground_truth, detections):
+        detections = best_of_each_image(detections, self._max_dets)
+        if self._backend == "lvis":  # the reference sees all and decides for itself
+            return detections
+        return detections[ground_truth.data.checked.contain(detections)]
+
+    def _evaluate_task(self, ground_truth, detections, task) -> TaskResult:
+        ids = [category["id"] for category in ground_truth.categories]
+        # The reference cannot evaluate a model that detects nothing.
+        if self._backend == "lvis" and len(detections):
+            records = list(detections.records())
+            metrics, class_ap = lvis_package.evaluate(self._json_file, records, task, ids)
+            tide = {}
+        else:
+            loaded = self._with_masks(ground_truth) if task == "segm" else ground_truth.data.boxes
+            # The package drops what has no area after limiting the number, as here; hotcoco would
+            # count it as a false positive.
+            results = load_detections(loaded, detections[_areas(detections, task) > 0], task)
+            evaluation = hotcoco.LVISEval(loaded, results, task)
+            metrics, class_ap = run(evaluation), per_class_ap(evaluation, ids)
+            tide = tide_errors(evaluation)
+        # Both call it AR@300 whatever the limit was.
+        limit = f"@{self._max_dets}"
+        metrics = {name.replace("@300", limit): metrics[name] for name in METRICS}
+        return TaskResult(metrics, class_ap, tide)
+
+    def _with_masks(self, ground_truth: GroundTruth) -> hotcoco.COCO:
+        if ground_truth.data.plain:  # without making Python's numbers of the outlines
+            return hotcoco.LVIS(self._json_file)
+        return as_hotcoco(load_annotations(self._json_file, polygons=True))
+
+
+@dataclass
+class _Annotations:
+    """What an evaluation needs of the annotations; the records they come from take ten times as
+    much memory. ``plain``: hotcoco reads the file as the ``lvis`` package does."""
+
+    plain: bool
+    boxes: hotcoco.COCO
+    checked: "CheckedPairs"
+
+
+def as_hotcoco(content: dict) -> hotcoco.COCO:
+    """The content of an annotation file such that hotcoco sees what the ``lvis`` package sees.
+
+    By the LVIS rules nothing is a crowd, an annotation without area is not there, and one with
+    ``ignore`` set is of no size that counts; hotcoco knows COCO's rules for these three.
+    """
+    annotations = [
+        {**ann, "iscrowd": 0, "ignore": 0, "area": NO_SIZE if ann.get("ignore") else ann["area"]}
+        for ann in content["annotations"]
+        if ann["area"] > 0
+    ]
+    return hotcoco.LVIS({**content, "annotations": annotations})
+
+
+def best_of_each_image(detections: Detections, max_dets: int) -> Detections:
+    """The best of each image that has more; of equal scores the first."""
+    kept = np.ones(len(detections), dtype=bool)
+    for _, place in detections.of_images():
+        if place.stop - place.start > max_dets:
+            order = np.argsort(-detections.score[place], kind="stable")
+            kept[place.start + order[max_dets:]] = False
+    return detections if kept.all() else detections[kept]
+
+
+class CheckedPairs:
+    """The pairs of image and category that annotators looked for, and found or did not.
+
+    Detections of others do not count, and are most: LVIS's annotators look for a few of 1,203
+    categories in an image.
+    """
+
+    def __init__(self, content: dict):
+        """Of the content of an annotation file."""
+        images, annotations = content["images"], content["annotations"]
+        self._image_ids = np.array(sorted(image["id"] for image in images), dtype=np.int64)
+        self._stride = 1 + max((category["id"] for category in content["categories"]), default=0)
+        pairs = [(a["image_id"], a["category_id"]) for a in annotations if a["area"] > 0]
+        pairs += [(image["id"], c) for image in images for c in image["neg_category_ids"]]
+        pairs = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+        self._keys = np.unique(self._key(pairs[:, 0], pairs[:, 1]))
+
+    def _key(self, image_id: np.ndarray, category_id: np.ndarray) -> np.ndarray:
+        return np.searchsorted(self._image_ids, image_id) * self._stride + category_id
+
+    def contain(self, detections: Detections) -> np.ndarray:
+        """(N,) whether a detection of the file's images and categories counts."""
+        return np.isin(self._key(detections.image_id, detections.category_id), self._keys)
+
+
+def _areas(detections: Detections, task: str) -> np.ndarray:
+    """(N,) square pixels."""
+    if task == "segm":
+        return mask_areas(detections.masks)
+    return detections.box[:, 2].astype(np.float64) * detections.box[:, 3]
