@@ -63,3 +63,16 @@ def test_listing_is_the_floor():
     expected = moments.information_amount(shrinkage="floor")
     got = listing_1(moments.covariance().double().numpy(), moments.count.numpy())
     torch.testing.assert_close(torch.tensor(got).float(), expected, rtol=1e-4, atol=0)
+
+
+def test_evaluations_agree_and_are_timed(capfd):
+    from lvis_eval import main
+
+    assert main(["--images", "12", "--detections", "600", "--masks"]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    ours, reference, difference = lines[2:5]
+    assert ours.startswith("ours") and " s   peak memory " in ours
+    assert reference.startswith("reference") and " x ours" in reference
+    assert difference.startswith("largest difference of 26 metrics: ")
+    assert float(difference.split()[-2]) < 1e-9
+    assert "bbox AP 0.00" not in lines[5]  # some are found

@@ -4,8 +4,9 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -65,10 +66,8 @@ def _count(name: str) -> ClassCounts:
     json_file = check_registration(name)
     metadata = MetadataCatalog.get(name)
     if json_file is None:  # as of Pascal VOC, whose loader gives contiguous classes
-        records = DatasetCatalog.get(name)
         order = range(len(metadata.thing_classes))
-        content = _tally((r["file_name"], a) for r in records for a in r.get("annotations", ()))
-        content["num_images"] = len(records)
+        content = _of_records(DatasetCatalog.data[name])
     else:
         content = _of_file(PathManager.get_local_path(json_file))
         mapping = metadata.get("thing_dataset_id_to_contiguous_id")
@@ -80,6 +79,15 @@ def _count(name: str) -> ClassCounts:
         np.array([instances.get(str(c), 0) for c in order], dtype=np.int64),
         content["num_images"],
     )
+
+
+@lru_cache(maxsize=8)
+def _of_records(loader: Callable[[], list[dict]]) -> dict:
+    """Kept while the process lives: there is no file to keep it beside."""
+    records = loader()
+    content = _tally((r["file_name"], a) for r in records for a in r.get("annotations", ()))
+    content["num_images"] = len(records)
+    return content
 
 
 def _of_file(json_file: str) -> dict:

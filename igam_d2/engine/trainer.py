@@ -3,6 +3,7 @@
 import logging
 import weakref
 
+from detectron2.data import DatasetMapper
 from detectron2.engine import (
     AMPTrainer,
     DefaultTrainer,
@@ -20,6 +21,7 @@ from ..data import build_train_loader, check_test_datasets, load_training_set
 from ..evaluation import build_evaluator
 from .checkpoint import Checkpointer
 from .checkpoint_hook import CheckpointHook
+from .figure_hook import DetectionFigureHook
 from .information_hook import InformationAmountHook
 
 __all__ = ["Trainer"]
@@ -110,7 +112,12 @@ class Trainer(DefaultTrainer):
             for hook in super().build_hooks()
             if hook is not None and not isinstance(hook, hooks.PeriodicCheckpointer)
         ]
+        figures = []
+        if cfg.VIS_PERIOD > 0 and cfg.DATASETS.TEST:
+            mapper = DatasetMapper(cfg, is_train=False)
+            name, period = cfg.DATASETS.TEST[0], cfg.VIS_PERIOD
+            figures.append(DetectionFigureHook(self.model, name, mapper, period=period))
         # The first, so that the others find the refreshed state; checkpoints before evaluation, as
         # in Detectron2.
         place = next(i for i, hook in enumerate(default) if isinstance(hook, hooks.EvalHook))
-        return [information, *default[:place], checkpoints, *default[place:]]
+        return [information, *default[:place], checkpoints, *figures, *default[place:]]

@@ -1,11 +1,9 @@
 """What the evaluators of all formats share: collecting, saving, per-class results, tables."""
 
-import json
 import logging
 import math
 from abc import abstractmethod
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from detectron2.data import MetadataCatalog
@@ -14,7 +12,7 @@ from detectron2.evaluation import DatasetEvaluator
 from ..class_statistics import class_correlations, model_bias
 from ..detections import Detections
 from ..errors import InputError
-from ..files import write_whole
+from ..files import write_json, write_whole
 from .collector import DetectionCollector
 from .structures import GroundTruth, Group, TaskResult
 from .tables import class_table, metrics_table, statistics_table
@@ -226,8 +224,7 @@ class ClassEvaluator(DatasetEvaluator):
                 "tide": {task: result.tide for task, result in results.items() if result.tide},
             }
             path = self._output_dir / "results.json"
-            text = json.dumps(_nan_to_none(content), indent=1, allow_nan=False)
-            write_whole(path, lambda f: f.write(text.encode()))
+            write_json(path, content)
             self._logger.info("Metrics, and the AP of every class, are in %s", path)
         return {
             task: {
@@ -247,12 +244,3 @@ class ClassEvaluator(DatasetEvaluator):
 
 def _count(value: float) -> int | None:
     return None if math.isnan(value) else int(value)
-
-
-def _nan_to_none(value: Any) -> Any:
-    """The same nested dicts and lists with None for NaN, which strict JSON does not know."""
-    if isinstance(value, dict):
-        return {k: _nan_to_none(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_nan_to_none(v) for v in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
