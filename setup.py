@@ -17,6 +17,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["igam_d2", "igam_d2.*"]),
+    package_data={"igam_d2.report": ["*.css", "*.js"]},
     # The tests run with the versions of requirements/constraints.txt; older ones are not tried.
     install_requires=[
         "torch>=2.4",

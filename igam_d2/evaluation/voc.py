@@ -1,13 +1,12 @@
-"""AP by the rules of Pascal VOC, by Detectron2's implementation of them."""
+"""AP by the rules of Pascal VOC, equal to Detectron2's, in seconds."""
 
 import json
 import os
-import tempfile
 from pathlib import Path
 
 import hotcoco
 import numpy as np
-from detectron2.evaluation.pascal_voc_evaluation import parse_rec, voc_eval
+from detectron2.evaluation.pascal_voc_evaluation import parse_rec, voc_ap
 from detectron2.utils.file_io import PathManager
 
 from ..detections import Detections
@@ -73,6 +72,8 @@ class PascalVOCEvaluator(ClassEvaluator):
                 ) from error
             images.append({"id": number, "file_name": f"JPEGImages/{name}.jpg"})
             for found in objects:
+                if found["name"] not in classes:  # not among those that the model knows
+                    continue
                 left, top, right, bottom = found["bbox"]  # pixels from 1, both ends included
                 width, height = right - left + 1, bottom - top + 1
                 annotations.append(
@@ -105,7 +106,18 @@ class PascalVOCEvaluator(ClassEvaluator):
     def _evaluate_task(
         self, ground_truth: GroundTruth, detections: Detections, task: str
     ) -> TaskResult:
-        class_ap = self._average_precisions(ground_truth, detections)  # (K, IoU thresholds) in %
+        truth = _Objects(ground_truth.data["annotations"])
+        corners, scores = _as_written(detections)
+        class_ap = np.empty((len(ground_truth.categories), len(THRESHOLDS)))  # in %
+        for row, category in zip(class_ap, ground_truth.categories, strict=True):
+            mine = detections.category_id == category["id"]
+            # Of equal scores, whose order no rule gives, this is Detectron2's
+            order = np.flatnonzero(mine)[np.argsort(-scores[mine])]
+            row[:] = truth.average_precisions(
+                category["id"],
+                *(detections.image_id[order], corners[order]),
+                eleven_points=self._metadata.year == 2007,
+            )
         known = ground_truth.val_instances > 0
         class_ap[~known] = np.nan
         means = class_ap[known].mean(axis=0)
@@ -119,38 +131,70 @@ class PascalVOCEvaluator(ClassEvaluator):
         run(evaluation)
         return TaskResult(metrics, class_ap[:, 0], tide_errors(evaluation))
 
-    def _average_precisions(self, truth: GroundTruth, detections: Detections) -> np.ndarray:
-        """(K, 10) by Detectron2's function, which reads detections from files of text."""
-        names = np.array(["", *self._names])
-        with tempfile.TemporaryDirectory(prefix="pascal_voc_eval_") as folder:
-            template = os.path.join(folder, "{}.txt")
-            rows = []
-            for category in truth.categories:
-                mine = detections[detections.category_id == category["id"]]
-                corners = mine.box.astype(np.float64)
-                corners[:, 2:] += corners[:, :2]
-                corners[:, :2] += 1  # pixels from 1
-                with open(template.format(category["name"]), "w") as f:
-                    for name, score, box in zip(
-                        names[mine.image_id], mine.score, corners, strict=True
-                    ):
-                        x1, y1, x2, y2 = box
-                        f.write(f"{name} {score:.3f} {x1:.1f} {y1:.1f} {x2:.1f} {y2:.1f}\n")
-                if not len(mine):
-                    rows.append([0.0] * len(THRESHOLDS))
-                    continue
-                rows.append(
-                    [
-                        100
-                        * voc_eval(
-                            template,
-                            self._annotation_template,
-                            self._image_set,
-                            category["name"],
-                            ovthresh=threshold / 100,
-                            use_07_metric=self._metadata.year == 2007,
-                        )[2]
-                        for threshold in THRESHOLDS
-                    ]
-                )
-        return np.array(rows)
+
+def _as_written(detections: Detections) -> tuple[np.ndarray, np.ndarray]:
+    """Corners (N, 4) in pixels from 1 and scores (N,), to the digits that VOC's files of results
+    have, and so Detectron2's evaluator."""
+    corners = detections.box.astype(np.float64)
+    corners[:, 2:] += corners[:, :2]
+    corners[:, :2] += 1
+    corners = [float(f"{value:.1f}") for value in corners.ravel().tolist()]
+    scores = [float(f"{value:.3f}") for value in detections.score.tolist()]
+    return np.array(corners).reshape(-1, 4), np.array(scores)
+
+
+class _Objects:
+    """The annotated objects (M,), by image."""
+
+    def __init__(self, annotations: list[dict]):
+        annotations = sorted(annotations, key=lambda annotation: annotation["image_id"])
+        box = np.array([a["bbox"] for a in annotations], dtype=np.float64).reshape(-1, 4)
+        self._corners = np.concatenate([box[:, :2] + 1, box[:, :2] + box[:, 2:]], axis=1)
+        self._image = np.array([a["image_id"] for a in annotations], dtype=np.int64)
+        self._category = np.array([a["category_id"] for a in annotations], dtype=np.int64)
+        self._difficult = np.array([a["iscrowd"] for a in annotations], dtype=bool)
+
+    def average_precisions(
+        self, category: int, image: np.ndarray, corners: np.ndarray, *, eleven_points: bool
+    ) -> list[float]:
+        """AP in % at every threshold of a category's detections (N,), the best first."""
+        mine = self._category == category
+        difficult = self._difficult[mine]
+        overlap, found = _best_overlaps(image, corners, self._image[mine], self._corners[mine])
+        results = []
+        for threshold in THRESHOLDS:
+            hit = overlap > threshold / 100
+            counts = hit & ~np.append(difficult, False)[found]  # found is -1 without an object
+            true = np.zeros(len(hit), dtype=bool)
+            # An object is found once, by the best of those that overlap it most.
+            true[np.flatnonzero(counts)[np.unique(found[counts], return_index=True)[1]]] = True
+            num_true, num_false = np.cumsum(true), np.cumsum(~hit | (counts & ~true))
+            recall = num_true / max((~difficult).sum(), 1)
+            precision = num_true / np.maximum(num_true + num_false, np.finfo(np.float64).eps)
+            results.append(100 * voc_ap(recall, precision, eleven_points))
+        return results
+
+
+def _best_overlaps(
+    image: np.ndarray, corners: np.ndarray, truth_image: np.ndarray, truth: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of each detection (N,) the IoU with, and the index of, the object of its image that it
+    overlaps most: -Inf and -1 where there is none. Objects are sorted by image."""
+    first = np.searchsorted(truth_image, image, side="left")
+    number = np.searchsorted(truth_image, image, side="right") - first
+    # All pairs of a detection and an object of the same image
+    detection = np.repeat(np.arange(len(image)), number)
+    place = np.arange(number.sum()) - np.repeat(np.cumsum(number) - number, number)
+    other = np.repeat(first, number) + place
+    a, b = corners[detection], truth[other]
+    # Pixels at both ends belong to a box
+    sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]) + 1
+    shared = np.maximum(sides, 0).prod(axis=1)
+    areas = (a[:, 2:] - a[:, :2] + 1).prod(axis=1) + (b[:, 2:] - b[:, :2] + 1).prod(axis=1)
+    iou = shared / (areas - shared)
+    best, found = np.full(len(image), -np.inf), np.full(len(image), -1)
+    np.maximum.at(best, detection, iou)
+    is_best = iou == best[detection]
+    hit, index = np.unique(detection[is_best], return_index=True)
+    found[hit] = other[is_best][index]
+    return best, found
