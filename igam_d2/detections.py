@@ -1,4 +1,4 @@
-"""The detections of a data set as arrays: 40 bytes each, where a dictionary takes a kilobyte."""
+"""The detections of a data set as arrays: 32 bytes each, where a dictionary takes a kilobyte."""
 
 import json
 import zipfile
@@ -50,13 +50,21 @@ class Masks:
         return rles
 
     def __getitem__(self, index: np.ndarray | slice) -> "Masks":
-        ends = self.ends
-        starts = np.concatenate([np.zeros(1, dtype=ends.dtype), ends[:-1]])[index]
-        lengths = ends[index] - starts
-        ends = np.cumsum(lengths)
-        # For each byte its place in the old codes: start of its mask, and how far into it
-        places = np.repeat(starts - (ends - lengths), lengths) + np.arange(lengths.sum())
-        return Masks(self.codes[places], ends, self.sizes[index])
+        """Some of them: a boolean mask, positions, or a slice without a step."""
+        lengths = np.diff(self.ends, prepend=0)
+        ends = np.cumsum(lengths[index])
+        if isinstance(index, slice):
+            first = index.indices(len(self))[0]
+            start = self.ends[first - 1] if first else 0
+            codes = self.codes[start : start + ends[-1]] if len(ends) else self.codes[:0]
+        elif index.dtype == bool:
+            codes = self.codes[np.repeat(index, lengths)]
+        else:
+            # For each byte its place in the old codes: start of its mask, and how far into it
+            starts = (self.ends - lengths)[index] - (ends - lengths[index])
+            places = np.repeat(starts, lengths[index])
+            codes = self.codes[places + np.arange(len(places))]
+        return Masks(codes, ends, self.sizes[index])
 
 
 @dataclass
@@ -139,12 +147,14 @@ class Detections:
                 columns = {f.name: data[f.name] for f in fields(cls) if f.name != "masks"}
                 if masks and "mask_codes" in data:
                     columns["masks"] = Masks(*(data[f"mask_{f.name}"] for f in fields(Masks)))
+            if len({len(column) for column in columns.values()}) != 1:
+                raise ValueError("its columns are of different lengths")
         except FileNotFoundError as error:
             raise InputError(
                 f"The detections {path} are missing: evaluate again with `python train_net.py "
                 "--config-file ... --eval-only MODEL.WEIGHTS ...`."
             ) from error
-        except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
+        except (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile) as error:
             raise InputError(
                 f"{path} is not a whole file of detections ({error}): evaluate again with "
                 "`python train_net.py --config-file ... --eval-only MODEL.WEIGHTS ...`."

@@ -11,7 +11,8 @@ with warnings.catch_warnings(record=True) as caught:
     import igam_d2
 (warning,) = [w for w in caught if "Detectron2 is not installed" in str(w.message)]
 assert "make setup" in str(warning.message)
-import igam_d2.functional, igam_d2.losses, igam_d2.moments, igam_d2.report.run_figure
+import igam_d2.detections, igam_d2.functional, igam_d2.losses, igam_d2.moments
+import igam_d2.report.build_report
 assert not [name for name in sys.modules if name.startswith("detectron2.")]
 try:
     import igam_d2.modeling

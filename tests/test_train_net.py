@@ -1,4 +1,4 @@
-"""The main path as a user walks it: train, checkpoint, resume, evaluate, draw."""
+"""The main path as a user walks it: train, checkpoint, resume, evaluate, report."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def state(path: Path) -> dict[str, torch.Tensor]:
     return {**checkpoint["model"], **moments["roi_heads.box_predictor"]}
 
 
-def test_train_checkpoint_resume_evaluate_draw(config, tmp_path):
+def test_train_checkpoint_resume_evaluate_report(config, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train = ("--config-file", config, "MODEL.IGAM.REFRESH_PERIOD", 3, "OUTPUT_DIR")
     run(*train, whole)
@@ -67,9 +67,13 @@ def test_train_checkpoint_resume_evaluate_draw(config, tmp_path):
     again = json.loads((evaluated / "inference/digits_lt_val/results.json").read_text())
     assert again["metrics"] == results["metrics"]
 
-    report = run(whole, script="tools/report.py")
-    assert str(whole / "summary.png") in report.stdout
-    assert (whole / "summary.png").stat().st_size > 50_000
+    report = run(whole, evaluated, "--output", tmp_path / "report", script="tools/report.py")
+    assert report.stdout.splitlines()[-1] == str(tmp_path / "report" / "report.html")
+    page = (tmp_path / "report" / "report.html").read_text()
+    figures = {path.stem for path in (tmp_path / "report" / "figures").glob("*.png")}
+    assert {"ap_by_group", "ap_correlation", "information_history", "tide"} <= figures
+    for name in ("whole", "evaluated", "seven"):
+        assert name in page
 
 
 def test_same_seed_same_run(config, tmp_path):

@@ -1,9 +1,10 @@
 #!/usr/bin/env python
-"""Draw what a run detects, how well by class, and how it learnt, into one picture.
+"""Write what runs detect, how well by class, and how they learnt, as one page.
 
-    python tools/report.py RUN [--output PATH]
+    python tools/report.py RUN [RUN ...] [--output DIR]
 
-RUN is the OUTPUT_DIR of a training or an evaluation on a dataset in LVIS format.
+RUN is the OUTPUT_DIR of a training or an evaluation; several are compared with the first. The page
+is report.html, which needs nothing beside it; figures/ has its figures as PNG and SVG.
 """
 
 import argparse
@@ -11,37 +12,53 @@ import sys
 from pathlib import Path
 
 from igam_d2.errors import InputError
-from igam_d2.report.run_figure import Run, draw_run, load_run
+from igam_d2.report.build_report import write_report
+from igam_d2.report.tables import metrics_text
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path, metavar="RUN", help="OUTPUT_DIR of the run")
-    parser.add_argument("--output", type=Path, help="of the PNG (default: RUN/summary.png)")
-    parser.add_argument("--dataset", help="default: the one evaluated last")
-    parser.add_argument("--score-threshold", type=float, default=0.3, help="default: %(default)s")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="OUTPUT_DIR of a run")
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR",
+        help="default: RUN/report for one run, output/report for several",
+    )  # fmt: skip
+    parser.add_argument(
+        "--dataset", metavar="NAME", help="default: what the first run evaluated last"
+    )
+    parser.add_argument(
+        "--score-threshold", type=float, default=0.3, metavar="SCORE",
+        help="of detections that are drawn and counted (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--task", choices=("bbox", "segm"),
+        help="boxes or masks in the figures of classes (default: the first that was evaluated)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--max-rare",
+        type=int,
+        metavar="N",
+        help="classes in the gallery of rare ones (default: all)",
+    )
     args = parser.parse_args(argv)
+    output = args.output or (
+        args.runs[0] / "report" if len(args.runs) == 1 else Path("output") / "report"
+    )
     try:
-        run = load_run(args.run, args.dataset)
-        output = args.output or args.run / "summary.png"
-        path = draw_run(run, output, score_threshold=args.score_threshold)
+        path, runs = write_report(
+            args.runs,
+            output,
+            dataset=args.dataset,
+            score_threshold=args.score_threshold,
+            task=args.task,
+            max_rare=args.max_rare,
+        )
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
-    print(metrics_table(run))
+    print(metrics_text(runs))
     print(path)
     return 0
-
-
-def metrics_table(run: Run) -> str:
-    """The metrics of a run in %, a row for each task."""
-    names = list(next(iter(run.metrics.values())))
-    width = max(len(run.dataset), 8)
-    lines = [run.dataset.ljust(width) + "".join(f"{name:>8}" for name in names)]
-    for task, metrics in run.metrics.items():
-        cells = ("-" if metrics[name] is None else f"{metrics[name]:.2f}" for name in names)
-        lines.append(task.ljust(width) + "".join(f"{cell:>8}" for cell in cells))
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import difflib
 import json
 import logging
 import os
+from collections.abc import Sequence
 from json import JSONDecodeError
 
 from detectron2.config import CfgNode
@@ -16,6 +17,7 @@ from ..errors import InputError
 
 __all__ = ["check_annotation_file", "check_test_datasets", "load_training_set"]
 
+EVALUATOR_TYPES = ("lvis", "coco", "pascal_voc")
 # Annotators' rounding: LVIS and COCO have boxes that end a fraction of a pixel outside the image.
 TOLERANCE = 1.0
 # Up to this share of bad boxes are left out with a warning (COCO itself has a few of no area);
@@ -56,9 +58,15 @@ def check_test_datasets(cfg: CfgNode) -> None:
     for name in cfg.DATASETS.TEST:
         json_file = check_registration(name)
         _check_num_classes(name, cfg)
+        evaluator_type = MetadataCatalog.get(name).get("evaluator_type")
+        if evaluator_type not in EVALUATOR_TYPES:
+            raise InputError(
+                f"{name!r} cannot be evaluated: the evaluator_type of its metadata is "
+                f"{evaluator_type!r}, and should be one of {', '.join(map(repr, EVALUATOR_TYPES))}."
+            )
         if json_file is None:
             continue
-        content = check_annotation_file(json_file)
+        content = check_annotation_file(json_file, outlines=False, annotated=False)
         metadata = MetadataCatalog.get(name)
         root = metadata.get("image_root", "")
         folders = {root} if root else set()
@@ -73,8 +81,21 @@ def check_test_datasets(cfg: CfgNode) -> None:
         _check_folders(folders, name)
 
 
-def check_annotation_file(path: str) -> dict:
+def check_annotation_file(
+    path: str,
+    *,
+    outlines: bool = True,
+    annotated: bool = True,
+    annotation: Sequence[str] = (),
+    image: Sequence[str] = (),
+) -> dict:
     """Checks that a file is an annotation file in COCO or LVIS format, and returns what it holds.
+
+    Args:
+        outlines: with the objects' outlines, which of LVIS take more than a gigabyte as Python's
+            numbers.
+        annotated: whether it must have annotations, which a test set has not.
+        annotation, image: more keys that each of them needs.
 
     Raises:
         InputError: missing, not JSON, or without one of the lists and keys that the format has.
@@ -87,16 +108,23 @@ def check_annotation_file(path: str) -> dict:
     hint = (
         "a JSON object with the lists images, annotations and categories, as COCO's and LVIS's are"
     )
+
+    def without_outline(record: dict) -> dict:
+        record.pop("segmentation", None)
+        return record
+
     try:
         with PathManager.open(path) as f:
-            content = json.load(f)
+            content = json.load(f, object_hook=None if outlines else without_outline)
     except ValueError as error:
         raise InputError(f"{path!r} is not {hint}: {error}.") from error
     if not isinstance(content, dict):
         raise InputError(f"{path!r} is not {hint}: it holds a {type(content).__name__}.")
+    if not annotated:
+        content.setdefault("annotations", [])
     required = {
-        "images": ("id", "height", "width"),
-        "annotations": ("id", "image_id", "category_id", "bbox"),
+        "images": ("id", "height", "width", *image),
+        "annotations": ("id", "image_id", "category_id", "bbox", *annotation),
         "categories": ("id", "name"),
     }
     for part, keys in required.items():

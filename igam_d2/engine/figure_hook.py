@@ -8,10 +8,14 @@ import torch
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.engine import HookBase
+from detectron2.evaluation import inference_context
 from detectron2.utils import comm
+from detectron2.utils.logger import log_first_n
 from detectron2.utils.visualizer import Visualizer
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+
+from .random_state import random_state, set_random_state
 
 __all__ = ["DetectionFigureHook"]
 
@@ -56,17 +60,19 @@ class DetectionFigureHook(HookBase):
             return
         if self._records is None:  # of a whole data set, these alone are kept
             self._records = choose_records(DatasetCatalog.get(self._name), self._num_images)
-        training = self._model.training
-        self._model.eval()
-        try:
+        device = next(self._model.parameters()).device
+        state = random_state(device)  # the Visualizer draws its colours from numpy's
+        with inference_context(self._model), torch.no_grad():
             for number, record in enumerate(self._records):
-                picture = torch.from_numpy(self._draw(record))
+                try:
+                    picture = torch.from_numpy(self._draw(record))
+                except OSError as error:
+                    log_first_n(logging.WARNING, f"No figure of its detections: {error}", n=4)
+                    continue
                 name = f"detections/{self._name}/{number}"
                 self.trainer.storage.put_image(name, picture.permute(2, 0, 1))
-        finally:
-            self._model.train(training)
+        set_random_state(state, device)
 
-    @torch.no_grad()
     def _draw(self, record: dict) -> np.ndarray:
         """(H, 2 W, 3) uint8, RGB; small images are enlarged, for the labels."""
         output = self._model([self._mapper(copy.deepcopy(record))])[0]["instances"].to("cpu")
@@ -80,8 +86,6 @@ class DetectionFigureHook(HookBase):
 
 def choose_records(records: list[dict], number: int, most_objects: int = 12) -> list[dict]:
     """Those with the most classes; first of those that can be read, with few enough objects."""
-    if not any(record.get("annotations") for record in records):
-        logging.getLogger(__name__).warning("The test images to be drawn have no annotations.")
 
     def worth(record: dict) -> tuple[bool, int]:
         annotations = record.get("annotations", ())

@@ -153,7 +153,7 @@ class InformationAmountHook(HookBase):
         potentials = getattr(predictor.cls_loss, "potentials", None)
         if potentials is not None:  # the margins: sign * max(0, u_i - u_j) rad
             line["potentials"] = _finite(potentials.tolist())
-            line["margin_sign"] = predictor.cls_loss.margin_sign
+            line["margin_sign"] = getattr(predictor.cls_loss, "margin_sign", 1)
         with self._file.open("a") as f:
             f.write(json.dumps(line) + "\n")
 

@@ -18,7 +18,7 @@ from detectron2.utils.logger import setup_logger
 from torch.nn.parallel import DistributedDataParallel
 
 from ..data import build_train_loader, check_test_datasets, load_training_set
-from ..evaluation import build_evaluator
+from ..evaluation import build_evaluator, information_of
 from .checkpoint import Checkpointer
 from .checkpoint_hook import CheckpointHook
 from .figure_hook import DetectionFigureHook
@@ -63,14 +63,16 @@ class Trainer(DefaultTrainer):
         return build_train_loader(cfg, load_training_set(cfg))
 
     @classmethod
-    def build_evaluator(cls, cfg, dataset_name, output_folder=None, *, model=None):
-        return build_evaluator(cfg, dataset_name, output_folder, model=model)
+    def build_evaluator(cls, cfg, dataset_name, output_folder=None):
+        return build_evaluator(cfg, dataset_name, output_folder)
 
     @classmethod
     def test(cls, cfg, model, evaluators=None):
         """As in Detectron2; the evaluators know the model's information amounts."""
         if evaluators is None:
-            evaluators = [cls.build_evaluator(cfg, name, model=model) for name in cfg.DATASETS.TEST]
+            evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
+            for evaluator in evaluators:
+                evaluator.information = information_of(model)
         return super().test(cfg, model, evaluators)
 
     @classmethod

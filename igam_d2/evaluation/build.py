@@ -25,8 +25,6 @@ def build_evaluator(
     cfg: CfgNode,
     dataset_name: str,
     output_folder: str | None = None,
-    *,
-    model: nn.Module | None = None,
 ) -> ClassEvaluator:
     """Choose by the ``evaluator_type`` of the data set's metadata: "lvis", "coco", "pascal_voc".
 
@@ -34,7 +32,6 @@ def build_evaluator(
         cfg: ``OUTPUT_DIR``, ``TEST.LVIS_BACKEND``, and ``DATASETS.TRAIN`` for the class counts.
         dataset_name: a registered data set.
         output_folder: where results are written; None is ``OUTPUT_DIR/inference/<dataset_name>``.
-        model: its information amounts are reported with the classes.
 
     Raises:
         InputError: if the type is none of these, as it is for a data set that nobody registered.
@@ -48,11 +45,10 @@ def build_evaluator(
             f"No evaluator for data set {dataset_name!r}: the evaluator_type of its metadata is "
             f"{evaluator_type!r}, and should be one of {', '.join(map(repr, EVALUATORS))}."
         )
-    kwargs = {"information": None if model is None else information_of(model)}
     if evaluator_type == "lvis":  # its annotation files have the counts
-        kwargs["backend"] = cfg.TEST.get("LVIS_BACKEND", "hotcoco")
+        kwargs = {"backend": cfg.TEST.get("LVIS_BACKEND", "hotcoco")}
     else:
-        kwargs |= _training_counts(cfg, dataset_name)
+        kwargs = _training_counts(cfg, dataset_name)
     return EVALUATORS[evaluator_type](dataset_name, output_folder, **kwargs)
 
 

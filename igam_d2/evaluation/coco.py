@@ -5,10 +5,10 @@ from itertools import pairwise
 import hotcoco
 import numpy as np
 
+from ..data import check_annotation_file
 from ..detections import Detections
 from .coco_format import (
     annotation_file,
-    load_annotations,
     load_detections,
     ordered_categories,
     per_class_ap,
@@ -40,7 +40,7 @@ class COCOEvaluator(ClassEvaluator):
         self._json_file = annotation_file(dataset_name)
 
     def _load_ground_truth(self) -> GroundTruth:
-        content = load_annotations(self._json_file)
+        content = check_annotation_file(self._json_file, outlines=False, annotated=False)
         categories, counts = ordered_categories(self._metadata, content)
         return GroundTruth(
             image_ids=np.array([image["id"] for image in content["images"]], dtype=np.int64),

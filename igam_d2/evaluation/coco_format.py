@@ -2,8 +2,8 @@
 
 import contextlib
 import io
-import json
 import os
+import warnings
 from collections import Counter
 from typing import Any
 
@@ -16,7 +16,6 @@ from ..errors import InputError
 
 __all__ = [
     "annotation_file",
-    "load_annotations",
     "load_detections",
     "mask_areas",
     "ordered_categories",
@@ -43,35 +42,6 @@ def annotation_file(dataset_name: str) -> str:
     return json_file
 
 
-def load_annotations(json_file: str, *, polygons: bool = False) -> dict[str, Any]:
-    """What an annotation file holds, without the outlines of objects unless they are asked for.
-
-    Of LVIS's validation set the outlines, as Python's numbers, would take more than a gigabyte.
-
-    Raises:
-        InputError: the file is cut short or of another format.
-    """
-
-    def without_outline(record: dict) -> dict:
-        record.pop("segmentation", None)
-        return record
-
-    try:
-        with open(json_file) as f:
-            content = json.load(f, object_hook=None if polygons else without_outline)
-        content["annotations"] = content.get("annotations", [])  # a test set has none
-        if all(isinstance(content[part], list) for part in ("images", "categories")):
-            return content
-    except (ValueError, KeyError, TypeError) as error:
-        reason = f"{type(error).__name__}: {error}"
-    else:
-        reason = "images or categories is not a list"
-    raise InputError(
-        f"{json_file!r} is not a whole annotation file in COCO or LVIS format ({reason}): get it "
-        "again, or name the right file."
-    )
-
-
 def ordered_categories(
     metadata, content: dict[str, Any], *, crowds: bool = False
 ) -> tuple[list[dict], np.ndarray]:
@@ -84,11 +54,12 @@ def ordered_categories(
     mapping = metadata.get("thing_dataset_id_to_contiguous_id")
     ids = sorted(mapping, key=mapping.get) if mapping else sorted(categories)
     names = metadata.get("thing_classes") or [categories[i]["name"] for i in ids]
-    missing = [i for i in ids if i not in categories]
-    if missing or len(names) != len(ids):
+    differing = sorted(set(ids) ^ set(categories))
+    if differing or len(names) != len(ids):
+        where = "registered alone" if differing and differing[0] in ids else "in it alone"
         reason = (
-            f"category {missing[0]} is not in it"
-            if missing
+            f"category {differing[0]} is {where}"
+            if differing
             else f"{len(names)} classes are registered, and it has {len(ids)} categories"
         )
         raise InputError(
@@ -127,7 +98,9 @@ def mask_areas(masks: Masks) -> np.ndarray:
 
 def run(evaluation: hotcoco.COCOeval) -> dict[str, float]:
     """Runs it; its metrics in %, NaN where it has -1 for no ground truth."""
-    with contextlib.redirect_stdout(io.StringIO()):  # its own table goes to stdout, ours to the log
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        # Its own table goes to stdout, ours to the log. Another limit of detections is meant.
+        warnings.filterwarnings("ignore", "hotcoco: max_dets differ", UserWarning)
         evaluation.run()
     return {name: percent(value) for name, value in evaluation.get_results().items()}
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
 
 from ..class_statistics import class_correlations, model_bias
-from ..detections import Detections
+from ..detections import Detections, Masks
 from ..errors import InputError
 from ..files import write_json, write_whole
 from .collector import DetectionCollector
@@ -34,6 +35,9 @@ class ClassEvaluator(DatasetEvaluator):
     its counts, information amount and AP.
     """
 
+    # (K,) bits, NaN for a class without an estimate: to be set for a model that has them
+    information: np.ndarray | None = None
+
     format: str  # "lvis", "coco" or "pascal_voc"
     class_metric = "AP"  # what the APs of the classes are
 
@@ -44,7 +48,6 @@ class ClassEvaluator(DatasetEvaluator):
         *,
         tasks: tuple[str, ...] | None = None,
         distributed: bool = True,
-        information: np.ndarray | None = None,
         image_count: np.ndarray | None = None,
         instance_count: np.ndarray | None = None,
     ):
@@ -54,7 +57,6 @@ class ClassEvaluator(DatasetEvaluator):
             output_dir: where the results are written; None writes nothing.
             tasks: of "bbox" and "segm"; None takes them from the detections.
             distributed: gather the detections of all processes.
-            information: (K,) bits, NaN for a class without an estimate; None without any.
             image_count, instance_count: (K,) of training; None if they are not known.
 
         Raises:
@@ -64,10 +66,10 @@ class ClassEvaluator(DatasetEvaluator):
         self._metadata = MetadataCatalog.get(dataset_name)
         self._output_dir = Path(output_dir) if output_dir else None
         self._tasks, self._distributed = tasks, distributed
-        self._information = information
         self._image_count, self._instance_count = image_count, instance_count
         self._logger = logging.getLogger(__name__)
         self.collector = DetectionCollector()
+        self._truth: GroundTruth | None = None
 
     # --- what a format says
 
@@ -94,7 +96,11 @@ class ClassEvaluator(DatasetEvaluator):
     # --- DatasetEvaluator
 
     def reset(self):
+        """Also reads the annotations, so that a mistake in them is found before the inference."""
         self.collector = DetectionCollector()
+        if self._truth is None and (comm.is_main_process() or not self._distributed):
+            self._truth = self._load_ground_truth()
+            self._check_lengths(self._truth)
 
     def process(self, inputs, outputs):
         for record, output in zip(inputs, outputs, strict=True):
@@ -110,11 +116,11 @@ class ClassEvaluator(DatasetEvaluator):
         gathered = self.collector.gather(distributed=self._distributed)
         if gathered is None:
             return None
+        truth = self._truth
         detections, num_images = gathered
         if num_images == 0:
             self._logger.warning("No image of %s was given to the model.", self._dataset_name)
             return {}
-        truth = self._load_ground_truth()
         self._map_categories(detections, truth)
         if self._output_dir:
             self._output_dir.mkdir(parents=True, exist_ok=True)
@@ -123,6 +129,13 @@ class ClassEvaluator(DatasetEvaluator):
         if not truth.val_instances.any():
             return self._without_annotations(detections)
         tasks = self._tasks or (("bbox", "segm") if detections.masks is not None else ("bbox",))
+        if "segm" in tasks and detections.masks is None:
+            if len(detections):
+                raise InputError(
+                    f"The masks of {self._dataset_name!r} cannot be evaluated: the model detects "
+                    "boxes alone; set MODEL.MASK_ON, or evaluate the task 'bbox'."
+                )
+            detections.masks = Masks.pack([])
         num_detections = len(detections)
         del gathered
         detections = self._select(truth, detections)
@@ -134,6 +147,18 @@ class ClassEvaluator(DatasetEvaluator):
             )
             results[task] = self._evaluate_task(truth, detections, task)
         return self._report(truth, results, num_images, num_detections)
+
+    def _check_lengths(self, truth: GroundTruth) -> None:
+        for name, values in (
+            ("information amounts", self.information),
+            ("image counts", self._image_count),
+            ("instance counts", self._instance_count),
+        ):
+            if values is not None and len(values) != len(truth.categories):
+                raise InputError(
+                    f"There are {name} of {len(values)} classes, but {self._dataset_name!r} has "
+                    f"{len(truth.categories)}: model, training set and test set must have the same."
+                )
 
     def _map_categories(self, detections: Detections, truth: GroundTruth) -> None:
         """Contiguous classes to the ids of the annotation file, in place."""
@@ -157,7 +182,7 @@ class ClassEvaluator(DatasetEvaluator):
             )
 
     def _without_annotations(self, detections: Detections) -> dict:
-        """For a test set whose annotations only a server has: what that server takes."""
+        """For a test set whose annotations only a server has, which takes COCO's JSON."""
         if self._output_dir:
             path = self._output_dir / f"{self.format}_instances_results.json"
             detections.save_json(path)
@@ -181,7 +206,11 @@ class ClassEvaluator(DatasetEvaluator):
         unknown = np.full(num_classes, np.nan)
         information, image_count, instance_count = (
             unknown if values is None else np.asarray(values, dtype=np.float64)
-            for values in (self._information, self._image_count, self._instance_count)
+            for values in (
+                self.information,
+                self._image_count if truth.image_count is None else truth.image_count,
+                self._instance_count if truth.instance_count is None else truth.instance_count,
+            )
         )
         records = [
             {

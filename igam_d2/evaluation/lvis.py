@@ -1,15 +1,17 @@
 """AP by the LVIS rules: federated annotation, 300 detections an image, frequency groups."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import hotcoco
 import numpy as np
 
+from ..config import LVIS_BACKENDS
+from ..data import check_annotation_file
 from ..detections import Detections
+from ..errors import InputError
 from . import lvis_package
 from .coco_format import (
     annotation_file,
-    load_annotations,
     load_detections,
     mask_areas,
     ordered_categories,
@@ -59,16 +61,26 @@ class LVISEvaluator(ClassEvaluator):
             dataset_name, output_dir, kwargs: as for :class:`ClassEvaluator`; its counts are those
                 of the annotation file, where that has them.
         """
+        if backend not in LVIS_BACKENDS:
+            raise InputError(f"The backend is {backend!r}: it must be one of {LVIS_BACKENDS}.")
         super().__init__(dataset_name, output_dir, **kwargs)
         self._json_file = annotation_file(dataset_name)
         self._max_dets, self._backend = max_dets_per_image, backend
 
     def _load_ground_truth(self) -> GroundTruth:
-        content = load_annotations(self._json_file)
+        content = check_annotation_file(
+            self._json_file,
+            outlines=False,
+            annotated=False,
+            annotation=("area",),
+            image=("neg_category_ids", "not_exhaustive_category_ids"),
+        )
         categories, counts = ordered_categories(self._metadata, content, crowds=True)
-        for key in ("image_count", "instance_count"):
-            if all(key in category for category in categories):
-                setattr(self, f"_{key}", np.array([category[key] for category in categories]))
+        counts_in_training = {
+            key: np.array([category[key] for category in categories])
+            for key in ("image_count", "instance_count")
+            if all(key in category for category in categories)
+        }
         return GroundTruth(
             image_ids=np.array([image["id"] for image in content["images"]], dtype=np.int64),
             categories=categories,
@@ -83,6 +95,7 @@ class LVISEvaluator(ClassEvaluator):
                 boxes=as_hotcoco(content),
                 checked=CheckedPairs(content),
             ),
+            **counts_in_training,
         )
 
     def _groups(self, ground_truth):
@@ -104,10 +117,16 @@ class LVISEvaluator(ClassEvaluator):
             tide = {}
         else:
             loaded = self._with_masks(ground_truth) if task == "segm" else ground_truth.data.boxes
+            if task == "bbox":
+                detections = replace(detections, masks=None)
             # The package drops what has no area after limiting the number, as here; hotcoco would
             # count it as a false positive.
             results = load_detections(loaded, detections[_areas(detections, task) > 0], task)
-            evaluation = hotcoco.LVISEval(loaded, results, task)
+            # It has limits of 300 of its own, for an image and for a category of an image.
+            evaluation = hotcoco.LVISEval(loaded, results.cap_detections_per_image(None), task)
+            parameters = evaluation.params
+            parameters.max_dets = [self._max_dets]
+            evaluation.params = parameters
             metrics, class_ap = run(evaluation), per_class_ap(evaluation, ids)
             tide = tide_errors(evaluation)
         # Both call it AR@300 whatever the limit was.
@@ -118,7 +137,7 @@ class LVISEvaluator(ClassEvaluator):
     def _with_masks(self, ground_truth: GroundTruth) -> hotcoco.COCO:
         if ground_truth.data.plain:  # without making Python's numbers of the outlines
             return hotcoco.LVIS(self._json_file)
-        return as_hotcoco(load_annotations(self._json_file, polygons=True))
+        return as_hotcoco(check_annotation_file(self._json_file))
 
 
 @dataclass

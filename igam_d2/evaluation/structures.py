@@ -36,6 +36,7 @@ class GroundTruth:
         json_file: in COCO's or LVIS's format.
         image_root: folder that the images' names start from.
         data: what the format's own evaluation needs.
+        image_count, instance_count: (K,) of training, where the annotations say them.
     """
 
     image_ids: np.ndarray
@@ -44,6 +45,8 @@ class GroundTruth:
     json_file: str
     image_root: str
     data: Any = None
+    image_count: np.ndarray | None = None
+    instance_count: np.ndarray | None = None
 
 
 @dataclass

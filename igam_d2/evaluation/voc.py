@@ -23,17 +23,17 @@ THRESHOLDS = range(50, 100, 5)  # IoU in %
 
 
 class PascalVOCEvaluator(ClassEvaluator):
-    """AP, AP50 and AP75 as Detectron2's ``PascalVOCDetectionEvaluator`` gives them (11 points for
-    VOC 2007, else the area under the curve), the AP50 of every class, and as ``AP50_hardest`` its
-    mean over the five hardest. Boxes alone; a "difficult" object does not count.
+    """AP, AP50 and AP75 as Detectron2's ``PascalVOCDetectionEvaluator`` gives them, up to rounding
+    (11 points for VOC 2007, else the area under the curve), the AP50 of every class, and as
+    ``AP50_hardest`` its mean over the five hardest. Boxes alone; a "difficult" object does not
+    count.
     """
 
     format = "pascal_voc"
     class_metric = "AP50"
 
     def __init__(self, dataset_name: str, output_dir: str | None = None, **kwargs):
-        super().__init__(dataset_name, output_dir, **kwargs)
-        self._tasks = ("bbox",)
+        super().__init__(dataset_name, output_dir, tasks=("bbox",), **kwargs)
         root = self._metadata.dirname
         self._image_set = os.path.join(root, "ImageSets", "Main", f"{self._metadata.split}.txt")
         if not PathManager.isfile(self._image_set):

@@ -1,10 +1,10 @@
-"""What a run left in its folder, read without Detectron2 and without torch."""
+"""What runs left in their folders, read without Detectron2 and without torch."""
 
 import json
+import math
 import re
-from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,188 +12,225 @@ import numpy as np
 
 from igam_d2.errors import InputError
 
-# A class that is new in the picture is worth more, the rarer it is.
-CLASS_WORTH = {"r": 4, "c": 2}
-# With more boxes an image in a report cannot be read.
-MAX_BOXES_PER_SAMPLE = 12
-MAX_MISSING_IMAGES = 20
+EVALUATE = (
+    "evaluate again with `python train_net.py --config-file ... --eval-only MODEL.WEIGHTS ...`"
+)
 
 
 @dataclass(frozen=True)
-class LabeledBox:
-    """A box (x, y, width, height in pixels) of a contiguous class; ground truth has no score."""
+class InformationHistory:
+    """N refreshes of the last predictor, which in a cascade decides most.
 
-    xywh: tuple[float, float, float, float]
-    class_index: int
-    score: float | None = None
+    Attributes:
+        iterations: (N,).
+        information: (N, K) bits, NaN for a class without an estimate.
+        potentials: (K,) radians of the last refresh, NaN for a class without margins; or None.
+        margin_sign: 1 or -1, which all margins are multiplied by.
+    """
 
-
-@dataclass(frozen=True)
-class Sample:
-    """A validation image with its ground truth and its detections, the best first."""
-
-    path: Path
-    ground_truth: list[LabeledBox]
-    detections: list[LabeledBox]
+    iterations: np.ndarray
+    information: np.ndarray
+    potentials: np.ndarray | None
+    margin_sign: float
 
 
 @dataclass(frozen=True)
 class LearningCurve:
-    """Training scalars (N,), NaN where one was not logged; the accuracy is in [0, 1]."""
+    """Training scalars (N,), NaN where one was not logged; the accuracy is in [0, 1].
+
+    `evaluations` maps "bbox/AP" and so on to iterations and values in %, (M,) each.
+    """
 
     iterations: np.ndarray
     total_loss: np.ndarray
     foreground_accuracy: np.ndarray
+    evaluations: dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run that was evaluated.
+    """A run that was evaluated: its ``results.json``, and what it logged.
 
     Attributes:
         metrics: task -> metric -> value in %, None where there is no ground truth.
-        classes: the records of ``results.json`` in contiguous order: ``name``, ``frequency``,
-            ``image_count`` and ``instance_count`` of training, ``val_instances``, ``AP`` per task.
-        information: (K,) bits, NaN for a class without an estimate; None for a run that has none.
-        missing: what of the images could not be found, in words; empty if nothing.
+        groups: of classes, the rarest first: ``key``, ``name``, ``rule``, ``metric``.
+        classes: the K records in contiguous order: ``id``, ``name``, ``group``, ``image_count``
+            and ``instance_count`` of training, ``val_instances``, ``information``, ``AP`` per task.
+        results: all of ``results.json``.
     """
 
+    folder: Path
     name: str
+    results_file: Path
     dataset: str
     metrics: dict[str, dict[str, float | None]]
+    groups: list[dict[str, str]]
     classes: list[dict[str, Any]]
-    samples: list[Sample]
-    information: np.ndarray | None
+    results: dict[str, Any]
+    history: InformationHistory | None
     curve: LearningCurve | None
-    missing: str = ""
+
+    @property
+    def class_names(self) -> list[str]:
+        return [record["name"] for record in self.classes]
+
+    @property
+    def class_metric(self) -> str:
+        return self.results.get("class_metric") or "AP"
+
+    def column(self, key: str) -> np.ndarray:
+        """(K,) numbers of the class records, NaN for null."""
+        return np.array([_number(record.get(key)) for record in self.classes])
+
+    def class_ap(self, task: str) -> np.ndarray:
+        """(K,) in %, NaN for a class without ground truth."""
+        return np.array([_number((record["AP"] or {}).get(task)) for record in self.classes])
+
+    def information(self) -> np.ndarray | None:
+        """(K,) bits as evaluated, or else of the last refresh; None if there is none."""
+        bits = self.column("information")
+        if not np.isfinite(bits).any() and self.history is not None:
+            bits = self.history.information[-1]
+        return bits if np.isfinite(bits).any() else None
 
 
-def load_run(run_dir: str | Path, dataset: str | None = None, *, num_samples: int = 4) -> Run:
-    """Read a run folder.
+def load_runs(
+    folders: Sequence[str | Path], dataset: str | None = None
+) -> tuple[list[Run], list[str]]:
+    """Read run folders: the runs of one data set, and a sentence for each that is left out.
 
     Args:
-        run_dir: the ``OUTPUT_DIR`` of training or evaluation.
-        dataset: of the evaluated ones; None is the one evaluated last.
-        num_samples: validation images to choose, so that they show as many classes as possible.
+        folders: each the ``OUTPUT_DIR`` of a training or an evaluation.
+        dataset: of the evaluated ones; None is what the first readable run evaluated last.
+    """
+    unique = list(dict.fromkeys(Path(folder).resolve() for folder in folders))
+    runs, problems = [], []
+    for folder, name in zip(unique, distinct_names(unique), strict=True):
+        try:
+            run = load_run(folder, dataset or (runs[0].dataset if runs else None))
+            if runs:
+                _check_same_classes(run, runs[0])
+            runs.append(replace(run, name=name))
+        except InputError as error:
+            problems.append(str(error))
+    return runs, problems
+
+
+def distinct_names(folders: Sequence[Path]) -> list[str]:
+    """Of each of several different folders so many last parts as no two have in common."""
+    names = []
+    for folder in folders:
+        length = 1
+        while sum(other.parts[-length:] == folder.parts[-length:] for other in folders) > 1:
+            length += 1
+        names.append("/".join(folder.parts[-length:]))
+    return names
+
+
+def load_run(folder: str | Path, dataset: str | None = None) -> Run:
+    """Read a run folder.
 
     Raises:
-        InputError: if the folder holds no evaluation by the LVIS rules.
+        InputError: if it holds no whole evaluation of that data set.
     """
-    run_dir = Path(run_dir)
-    results_file = _find_results(run_dir, dataset)
-    results = json.loads(results_file.read_text())
-    annotation_file = Path(results["json_file"])
-    samples, missing = [], f"annotations {annotation_file} not found"
-    if annotation_file.is_file():
-        detection_file = results_file.with_name("lvis_instances_results.json")
-        samples, missing = _load_samples(results, annotation_file, detection_file, num_samples)
+    folder = Path(folder)
+    path = _find_results(folder, dataset)
+    results = _read_results(path)
+    num_classes = len(results["classes"])
     return Run(
-        name=run_dir.resolve().name,
+        folder=folder,
+        name=folder.resolve().name,
+        results_file=path,
         dataset=results["dataset"],
-        metrics=results["metrics"],
+        metrics={
+            task: {name: None if math.isnan(_number(v)) else v for name, v in metrics.items()}
+            for task, metrics in results["metrics"].items()
+        },
+        groups=results.get("groups") or [],
         classes=results["classes"],
-        samples=samples,
-        information=_load_information(run_dir / "information.jsonl", len(results["classes"])),
-        curve=_load_curve(run_dir / "metrics.json"),
-        missing=missing,
+        results=results,
+        history=_load_history(folder / "information.jsonl", num_classes),
+        curve=_load_curve(folder / "metrics.json"),
     )
 
 
-def _find_results(run_dir: Path, dataset: str | None) -> Path:
-    wanted = run_dir / "inference" / (dataset or "<dataset>") / "results.json"
-    found = list(run_dir.glob(f"inference/{dataset or '*'}/results.json"))
-    if not found:
+def _find_results(folder: Path, dataset: str | None) -> Path:
+    found = list(folder.glob("inference/*/results.json"))
+    chosen = [path for path in found if dataset in (None, path.parent.name)]
+    if chosen:
+        return max(chosen, key=lambda path: (path.stat().st_mtime, path))
+    wanted = folder / "inference" / (dataset or "<dataset>") / "results.json"
+    others = sorted(path.parent.name for path in found)
+    instead = f" (there is one of {', '.join(others)})" if others else ""
+    raise InputError(
+        f"No evaluation in {folder}{instead}: {wanted} is missing, which `python train_net.py "
+        f"--config-file {folder}/config.yaml --eval-only MODEL.WEIGHTS {folder}/model_final.pth` "
+        "writes."
+    )
+
+
+def _read_results(path: Path) -> dict[str, Any]:
+    try:
+        results = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is not whole JSON ({error}): {EVALUATE}.") from error
+    try:
+        first = results["classes"][0]
+        if "frequency" in first and "group" not in first:
+            raise InputError(f"{path} was written by an older version: {EVALUATE}.")
+        for record in results["classes"]:
+            record["id"], record["name"], record["group"], record["AP"].items()
+        for group in results.get("groups") or []:
+            group["key"], group["name"], group["metric"]
+        results["dataset"], [metrics.items() for metrics in results["metrics"].values()]
+        if not results["metrics"]:
+            raise KeyError("a metric")
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise InputError(
-            f"No evaluation in {run_dir}: {wanted} is missing, which `python train_net.py "
-            f"--config-file {run_dir}/config.yaml --eval-only MODEL.WEIGHTS "
-            f"{run_dir}/model_final.pth` makes for a dataset in LVIS format."
-        )
-    return max(found, key=lambda path: (path.stat().st_mtime, path))
+            f"{path} is not the results of an evaluation ({type(error).__name__}: {error}): "
+            f"{EVALUATE}."
+        ) from error
+    return results
 
 
-def _load_samples(
-    results: dict, annotation_file: Path, detection_file: Path, num_samples: int
-) -> tuple[list[Sample], str]:
-    """Choose images; returns them, and in words what was missing."""
-    class_index = {record["id"]: i for i, record in enumerate(results["classes"])}
-    worth = [CLASS_WORTH.get(record["frequency"], 1) for record in results["classes"]]
-    data = json.loads(annotation_file.read_text())
-    boxes = defaultdict(list)
-    for ann in data["annotations"]:
-        if ann["category_id"] in class_index:
-            box = LabeledBox(tuple(ann["bbox"]), class_index[ann["category_id"]])
-            boxes[ann["image_id"]].append(box)
-    # The folder of a split is part of the address, not of the file name, as in Detectron2.
-    root = Path(results["image_root"])
-    paths = {i["id"]: root.joinpath(*i["coco_url"].split("/")[-2:]) for i in data["images"]}
-    chosen = _choose_images(boxes, paths, worth, num_samples)
-    detections = _read_detections(detection_file, set(chosen), class_index)
-    samples = [Sample(paths[i], boxes[i], detections[i]) for i in chosen]
-    return samples, "" if samples else f"images in {root} not found"
+def _check_same_classes(run: Run, first: Run) -> None:
+    def classes(r: Run) -> list[tuple[int, str]]:
+        return [(record["id"], record["name"]) for record in r.classes]
 
-
-def _choose_images(
-    boxes: dict[int, list[LabeledBox]], paths: dict[int, Path], worth: list[int], num_images: int
-) -> list[int]:
-    """Greedily the image ids that add most to the classes seen so far; the same ones every time."""
-    readable = {i for i in boxes if len(boxes[i]) <= MAX_BOXES_PER_SAMPLE}
-    left = readable if len(readable) >= num_images else set(boxes)
-    classes = {i: {box.class_index for box in boxes[i]} for i in left}
-    chosen, seen, num_missing = [], set(), 0
-
-    def value(image_id: int) -> tuple[float, ...]:
-        new = sum(worth[c] for c in classes[image_id] - seen)
-        total = sum(worth[c] for c in classes[image_id])
-        return new, total, -len(boxes[image_id]), -image_id
-
-    while left and len(chosen) < num_images and num_missing < MAX_MISSING_IMAGES:
-        best = max(left, key=value)
-        left = left - {best}
-        if not paths[best].is_file():
-            num_missing += 1
-            continue
-        chosen.append(best)
-        seen |= classes[best]
-    return chosen
-
-
-def _read_detections(
-    path: Path, image_ids: set[int], class_index: dict[int, int]
-) -> dict[int, list[LabeledBox]]:
-    """The detections of a few images, the best first.
-
-    A file of LVIS has millions: they are decoded one by one and only those needed are kept.
-    """
-    kept = defaultdict(list)
-    if not image_ids:
-        return kept
-    if not path.is_file():
+    if run.dataset != first.dataset:
         raise InputError(
-            f"The detections {path} are missing: evaluate again with `python train_net.py "
-            "--config-file ... --eval-only MODEL.WEIGHTS ...`."
+            f"{run.results_file} is of {run.dataset}, not of {first.dataset} as "
+            f"{first.results_file}: give the runs of one data set, or evaluate on {first.dataset}."
         )
-    text, decoder = path.read_text(), json.JSONDecoder()
-    position = text.find("{")
-    while position >= 0:
-        item, end = decoder.raw_decode(text, position)
-        if item["image_id"] in image_ids and item["category_id"] in class_index:
-            index = class_index[item["category_id"]]
-            box = LabeledBox(tuple(item["bbox"]), index, item["score"])
-            kept[item["image_id"]].append(box)
-        position = text.find("{", end)
-    for detections in kept.values():
-        detections.sort(key=lambda box: -box.score)
-    return kept
+    if classes(run) != classes(first):
+        raise InputError(
+            f"The classes of {run.results_file} are not those of {first.results_file}, though both "
+            f"are called {run.dataset}: evaluate both on the same annotations."
+        )
 
 
-def _load_information(path: Path, num_classes: int) -> np.ndarray | None:
-    """(K,) bits: the last refresh of the last predictor, which for a cascade decides most."""
-    lines = [line for line in _read_lines(path) if len(line["information"]) == num_classes]
+def _load_history(path: Path, num_classes: int) -> InformationHistory | None:
+    lines = []
+    for line in read_lines(path):
+        information = line.get("information")
+        if isinstance(information, list) and len(information) == num_classes:
+            lines.append(line)
     if not lines:
         return None
-    last = max((line["predictor"] for line in lines), key=_natural_key)
-    latest = [line for line in lines if line["predictor"] == last][-1]
-    return np.array(latest["information"], dtype=np.float64)  # null becomes NaN
+    last = max((str(line.get("predictor", "")) for line in lines), key=_natural_key)
+    rows = {
+        line["iteration"]: line for line in lines if str(line.get("predictor", "")) == last
+    }  # after resuming, the later line counts
+    lines = [rows[i] for i in sorted(rows)]
+    potentials = lines[-1].get("potentials")
+    if potentials is not None and len(potentials) != num_classes:
+        potentials = None
+    return InformationHistory(
+        iterations=np.array([line["iteration"] for line in lines]),
+        information=np.array([line["information"] for line in lines], dtype=np.float64),
+        potentials=None if potentials is None else np.array(potentials, dtype=np.float64),
+        margin_sign=lines[-1].get("margin_sign") or 1,
+    )
 
 
 def _natural_key(name: str) -> list[tuple[int, str]]:
@@ -205,29 +242,45 @@ def _natural_key(name: str) -> list[tuple[int, str]]:
 
 
 def _load_curve(path: Path) -> LearningCurve | None:
-    rows = {}
-    for line in _read_lines(path):
+    rows, evaluations = {}, {}
+    for line in read_lines(path):
         if "total_loss" in line:  # an evaluation between two logs has a line of its own
             rows[line["iteration"]] = line  # after resuming, the later line counts
-    if len(rows) < 2:
+        for key, value in line.items():
+            if re.fullmatch(r"(bbox|segm)/AP[a-z]?", key) and math.isfinite(_number(value)):
+                evaluations.setdefault(key, {})[line["iteration"]] = value
+    if not rows and not evaluations:
         return None
     lines = [rows[i] for i in sorted(rows)]
     # A cascade logs one accuracy a stage: the last stage's.
     keys = {key for line in lines for key in line if key.endswith("fast_rcnn/fg_cls_accuracy")}
-    accuracy = max(keys, default="")
+    accuracy = max(keys, default="", key=_natural_key)
     return LearningCurve(
         iterations=np.array([line["iteration"] for line in lines]),
-        total_loss=np.array([line["total_loss"] for line in lines], dtype=np.float64),
-        foreground_accuracy=np.array([line.get(accuracy) for line in lines], dtype=np.float64),
+        total_loss=np.array([_number(line["total_loss"]) for line in lines]),
+        foreground_accuracy=np.array([_number(line.get(accuracy)) for line in lines]),
+        evaluations={
+            key: (np.array(sorted(of)), np.array([of[i] for i in sorted(of)], dtype=np.float64))
+            for key, of in evaluations.items()
+        },
     )
 
 
-def _read_lines(path: Path) -> Iterable[dict[str, Any]]:
+def read_lines(path: Path) -> Iterable[dict[str, Any]]:
     """The objects of a file with one a line; a line cut off by the end of a process is left out."""
     if not path.is_file():
         return
-    for line in path.read_text().splitlines():
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
-            continue
+    with open(path, errors="replace") as f:
+        for line in f:
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if isinstance(record, dict) and isinstance(record.get("iteration"), int):
+                yield record
+
+
+def _number(value: Any) -> float:
+    """NaN for null and for what is no number."""
+    finite = isinstance(value, int | float) and math.isfinite(value)
+    return float(value) if finite else math.nan

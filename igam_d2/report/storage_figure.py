@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from .run_figure import DARK, STYLE
+from .style import DARK, STYLE
 
 __all__ = ["draw_storage"]
 

@@ -63,9 +63,7 @@ def test_counts_are_kept_until_the_file_changes(dataset, tmp_path, monkeypatch):
     first = class_counts(["counted"])
     monkeypatch.setattr("igam_d2.data.counts.check_annotation_file", pytest.fail)
     assert class_counts(["counted"]).image_count.tolist() == first.image_count.tolist()
-    monkeypatch.setattr(
-        "igam_d2.data.counts.check_annotation_file", checks.check_annotation_file
-    )
+    monkeypatch.setattr("igam_d2.data.counts.check_annotation_file", checks.check_annotation_file)
     dataset["annotations"] += [{**dataset["annotations"][0], "category_id": 40, "iscrowd": 0}] * 2
     (tmp_path / "train.json").write_text(json.dumps(dataset))
     assert class_counts(["counted"]).instance_count[-1] == 2

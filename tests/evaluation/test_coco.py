@@ -26,8 +26,6 @@ def data(tmp_path):
     """Random annotations with crowds, registered; no area is zero, as in COCO."""
     data = random_annotations(np.random.default_rng(3))
     data["annotations"] = [a for a in data["annotations"] if a["area"] > 0]
-    for annotation in data["annotations"]:
-        annotation.pop("ignore")
     path = tmp_path / "annotations.json"
     path.write_text(json.dumps(data))
     MetadataCatalog.get(NAME).set(json_file=str(path), evaluator_type="coco")

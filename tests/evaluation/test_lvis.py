@@ -97,6 +97,21 @@ def test_another_limit_of_detections(dataset, tmp_path, monkeypatch, max_dets):
     assert _only(metrics, expected) == pytest.approx(expected, abs=1e-9, nan_ok=True)
 
 
+def test_more_than_300_of_a_class_count_where_they_may(dataset, tmp_path, monkeypatch):
+    """The engine has limits of its own; the hit is the 400th detection of its class."""
+    name, data = dataset
+    found = next(a for a in data["annotations"] if a["area"] > 0 and not a["ignore"])
+    miss = {"image_id": found["image_id"], "category_id": found["category_id"]}
+    detections = [miss | {"bbox": [0, 0, 2, 2], "score": 1 - i / 1000} for i in range(500)]
+    detections[400] |= {"bbox": found["bbox"]}
+    for limit, is_seen in ((1000, True), (300, False)):
+        evaluator = LVISEvaluator(name, tmp_path, max_dets_per_image=limit)
+        metrics = evaluate(evaluator, data, detections)["bbox"]
+        expected = _reference(monkeypatch, name, tmp_path, "bbox", limit)
+        assert metrics["AP"] == pytest.approx(expected["AP"], abs=1e-9)
+        assert (metrics[f"AR@{limit}"] > 0) == is_seen
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_equal_scores_everywhere(dataset, tmp_path, monkeypatch, seed):
     """The order of ties, which no definition gives, is that of the reference too."""
@@ -150,6 +165,8 @@ def test_no_detections(dataset, tmp_path, caplog, monkeypatch):
     assert all(result[metric] == 0 for metric in METRICS)
     assert result["AP-thing-0"] == 0 and np.isnan(result[f"AP-thing-{EMPTY_CLASS}"])
     assert len(Detections.load(tmp_path / "detections.npz")) == 0
+    with_masks = evaluate(LVISEvaluator(name, tasks=("bbox", "segm")), data, [])
+    assert with_masks["segm"]["AP"] == 0
     assert "APr" in caplog.text and "| thing-3" in caplog.text  # both tables
     assert "6 classes, 1 without ground truth left out" in caplog.text
 
@@ -161,7 +178,8 @@ def test_results_file(dataset, tmp_path, capfd):
     (tmp_path / "annotations.json").write_text(json.dumps(data))
     detections = random_detections(np.random.default_rng(6), data)
     information = np.array([3.0, 1.0, np.nan, 2.0, 5.0, 4.0, 6.0])
-    evaluator = LVISEvaluator(name, str(tmp_path), information=information)
+    evaluator = LVISEvaluator(name, str(tmp_path))
+    evaluator.information = information
     returned = evaluate(evaluator, data, detections)
 
     def refuse(constant):
@@ -247,8 +265,25 @@ def test_input_that_does_not_fit(dataset, tmp_path):
         LVISEvaluator(name).process([{"image_id": 4}], [{"proposals": None}])
     text = (tmp_path / "annotations.json").read_text()
     (tmp_path / "annotations.json").write_text(text[: len(text) // 2])
-    with pytest.raises(InputError, match=r"annotations\.json' is not a whole annotation file"):
-        evaluate(LVISEvaluator(name), data, [detection])
+    with pytest.raises(InputError, match=r"annotations\.json' is not a JSON object with the lists"):
+        LVISEvaluator(name).reset()  # before the inference
+    without = {**data, "images": [{"id": 1, "height": 1, "width": 1}]}
+    (tmp_path / "annotations.json").write_text(json.dumps(without))
+    with pytest.raises(InputError, match=r"images\[0\] has no 'neg_category_ids'"):
+        LVISEvaluator(name).reset()
+    (tmp_path / "annotations.json").write_text(text)
+    evaluator = LVISEvaluator(name)
+    evaluator.information = np.zeros(5)
+    with pytest.raises(InputError, match=r"information amounts of 5 classes, but .* has 7"):
+        evaluator.reset()
+    with pytest.raises(InputError, match=r"The masks of .*boxes alone; set MODEL\.MASK_ON"):
+        evaluate(LVISEvaluator(name, tasks=("segm",)), data, [detection])
+    with pytest.raises(InputError, match=r"The backend is 'lvsi'"):
+        LVISEvaluator(name, backend="lvsi")
+    metadata = MetadataCatalog.get(name)
+    metadata.thing_dataset_id_to_contiguous_id = {c + 1: c for c in range(6)}
+    with pytest.raises(InputError, match=r"of other classes .*category 7 is in it alone"):
+        LVISEvaluator(name).reset()
     MetadataCatalog.get("nowhere_val").set(json_file="datasets/x.json", evaluator_type="lvis")
     with pytest.raises(InputError, match=r"datasets/x\.json.*DETECTRON2_DATASETS.*\./datasets"):
         LVISEvaluator("nowhere_val")
