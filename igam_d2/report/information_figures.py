@@ -29,7 +29,7 @@ from .style import (
 )
 
 # More and more of one colour on the ground, so that it follows the page's theme.
-HEAT_MAP = LinearSegmentedColormap.from_list("heat", [(HEAT, 0.08), (HEAT, 1)])
+HEAT_MAP = LinearSegmentedColormap.from_list("heat", [(HEAT, 0.08), (HEAT, 1)], N=64)
 NUMBERED_CELLS, MATRIX_CLASSES = 12, 20
 NEGATIVE = "\N{MINUS SIGN}"
 
@@ -112,7 +112,9 @@ def margins(run: Run, name: str = "margins") -> Drawing | str:
         matrix_numbers(ax, np.abs(matrix), largest, "{:.0f}" if largest >= 20 else "{:.1f}")
     else:
         sign = f"{NEGATIVE}" if history.margin_sign < 0 else ""
-        figure.colorbar(mesh, ax=ax, shrink=0.8, label=f"{sign}margin (degrees)").outline.set_lw(0)
+        bar = figure.colorbar(mesh, ax=ax, shrink=0.8, label=f"{sign}margin (degrees)")
+        bar.outline.set_lw(0)
+        bar.solids.set(rasterized=False, edgecolor="none")  # as pixels it would not turn dark
     every = margin_matrix(history, range(num_classes))[~np.eye(num_classes, dtype=bool)]
     positive = np.abs(every[every != 0])
     zero = 1 - len(positive) / max(len(every), 1)
@@ -125,12 +127,13 @@ def margins(run: Run, name: str = "margins") -> Drawing | str:
         histogram.yaxis.set_major_formatter(THOUSANDS)
     else:
         nothing(histogram, "none")
-    negative = " The sign of the margins is reversed (MARGIN_SIGN -1)."
+    negative = " The margins are subtracted instead, and ask for more distance (MARGIN_SIGN -1)."
     return Drawing(
         name,
         figure,
-        "Left, the angle by which a true class (row) must be closer than another class (column); "
-        "empty cells are zero. Right, how often each margin occurs."
+        "Left, what the loss adds to the angle between an object of a class (row) and another class "
+        "(column): the class with more information may be that much nearer to the other. Empty "
+        "cells are zero. Right, how often each margin occurs."
         + (negative if history.margin_sign < 0 else ""),
         f"Margins of {run.name}: {100 * zero:.0f} % of {len(every):,} are zero, the largest is "
         f"{positive.max(initial=0):.1f} degrees.",

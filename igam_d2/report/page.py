@@ -1,6 +1,7 @@
 """The page: sections of figures, sentences and tables, and everything it needs inside."""
 
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,10 @@ from .style import THEME
 
 # Text on the ground needs more contrast than marks.
 TEXT_COLORS = {"better": ("#00674b", "#2cc497"), "worse": ("#a33f00", "#ff8b3d")}
+FIGURE_FILE = re.compile(
+    r"(ap_by_group|ap_correlation|class_ap|information_history|learning_curves|model_bias|tide"
+    r"|(confusion|detections|margins|rare)(_.+)?)\.(png|svg)"
+)
 FOOTER = "Beside this page, <code>figures/</code> holds every figure as PNG and SVG."
 
 
@@ -36,21 +41,22 @@ def write_page(path: Path, title: str, header: Html, sections: Sequence[Section]
     """
     folder = path.parent / "figures"
     folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.iterdir():  # of a report on other runs
+        if FIGURE_FILE.fullmatch(old.name):
+            old.unlink()
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".report-", suffix=".html")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as f:
             f.write(_head(title))
-            f.write(
-                f"<header>\n<h1>{escape(title)}</h1>\n{header}\n</header>\n<main>\n{_contents(sections)}"
-            )
+            f.write(f"<header>\n<h1>{escape(title)}</h1>\n{header}\n</header>\n<main>\n")
+            f.write(_contents(sections))
             for section in sections:
                 f.write(f'<section id="{section.name}">\n<h2>{escape(section.heading)}</h2>\n')
                 for part in section.parts:
                     f.write(_part(part, folder))
                 f.write("</section>\n")
-            f.write(
-                f"</main>\n<footer><p>{FOOTER}</p></footer>\n<script>\n{_resource('report.js')}</script>\n</body>\n</html>\n"
-            )
+            f.write(f"</main>\n<footer><p>{FOOTER}</p></footer>\n")
+            f.write(f"<script>\n{_resource('report.js')}</script>\n</body>\n</html>\n")
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
@@ -92,8 +98,8 @@ def _part(part: Drawing | Html | str, folder: Path) -> str:
     if isinstance(part, str):
         return f'<p class="note">{escape(part)}</p>\n'
     svg = inline_svg(part.save(folder), part.name, part.alt)
-    caption = f'<p class="caption">{escape(part.caption)}</p>\n' if part.caption else ""
-    return f"{caption}<figure>\n{svg}\n</figure>\n"
+    caption = f"<figcaption>{escape(part.caption)}</figcaption>\n" if part.caption else ""
+    return f"<figure>\n{caption}{svg}\n</figure>\n"
 
 
 def _resource(name: str) -> str:

@@ -73,8 +73,7 @@ def metrics_table(runs: Sequence[Run], task: str) -> str:
     """HTML: a row for each run, a column for each metric."""
     names = metric_names(runs, task)
     first = runs[0].metrics.get(task, {})
-    room = " <span></span>" if len(runs) > 1 else ""
-    head = "".join(f'<th scope="col">{escape(name)}{room}</th>' for name in names)
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in names)
     rows = []
     for run in runs:
         cells = []
