@@ -131,9 +131,9 @@ def margins(run: Run, name: str = "margins") -> Drawing | str:
     return Drawing(
         name,
         figure,
-        "Left, what the loss adds to the angle between an object of a class (row) and another class "
-        "(column): the class with more information may be that much nearer to the other. Empty "
-        "cells are zero. Right, how often each margin occurs."
+        "Left, what the loss adds to the angle between an object of a class (row) and another "
+        "class (column): the class with more information may be that much nearer to the other. "
+        "Empty cells are zero. Right, how often each margin occurs."
         + (negative if history.margin_sign < 0 else ""),
         f"Margins of {run.name}: {100 * zero:.0f} % of {len(every):,} are zero, the largest is "
         f"{positive.max(initial=0):.1f} degrees.",
