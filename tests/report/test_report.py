@@ -101,13 +101,23 @@ def test_the_page_needs_nothing_else(two_runs):
     assert targets and targets <= set(page.ids)
     assert text.count("data:image/jpeg") >= 5  # four images and a crop of each rare class
     assert "var(--ink)" in text and "prefers-color-scheme: dark" in text and "@media print" in text
-    drawings = re.findall(r"<figure>\s*<svg [^>]*>", text)
+    drawings = re.findall(r"<figure>\s*(?:<figcaption>[^<]+</figcaption>)?\s*<svg [^>]*>", text)
     assert len(drawings) == len(FIGURES)
     for opening in drawings:
         assert 'role="img"' in opening and len(re.search('aria-label="([^"]+)"', opening)[1]) > 20
     body = text[text.index("<figure>") : text.rindex("</figure>")]
     assert "#1f2933" not in body and "#ffffff" not in body  # ink and ground follow the theme
     assert len(text) < 4e6
+
+
+def test_figures_of_an_earlier_report_are_not_left(tmp_path):
+    folder = tmp_path / "figures"
+    folder.mkdir()
+    kept = {"mine.png", "tide.txt", "detectionsx.png"}
+    for name in kept | {"rare_28.svg", "tide.png", "confusion_old_run.png"}:
+        (folder / name).touch()
+    write_page(tmp_path / "report.html", "title", Html(""), [])
+    assert {path.name for path in folder.iterdir()} == kept
 
 
 def test_every_figure_is_a_file(two_runs):
