@@ -1,5 +1,6 @@
 """Detectron2's launch with checks ahead, a limit to waiting, and SIGTERM passed on."""
 
+import contextlib
 import logging
 import multiprocessing
 import signal
@@ -9,9 +10,11 @@ from datetime import timedelta
 from urllib.parse import urlsplit
 
 import torch
+import torch.distributed as dist
 from detectron2.config import CfgNode
 from detectron2.engine import launch as launch_detectron2
 from detectron2.utils.logger import setup_logger
+from torch.distributed import distributed_c10d
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from ..errors import InputError, TransientError
@@ -47,13 +50,13 @@ def launch(main, args, cfg: CfgNode) -> None:
     previous = signal.signal(signal.SIGTERM, _pass_on)
     try:
         launch_detectron2(
-            main,
+            _run,
             args.num_gpus,
             num_machines=args.num_machines,
             machine_rank=args.machine_rank,
             # On one machine any free port will do, also beside another run.
             dist_url=args.dist_url if args.num_machines > 1 else "auto",
-            args=(args, cfg),
+            args=(main, args, cfg),
             timeout=timedelta(minutes=args.dist_timeout),
         )
     except ProcessExitedException as error:
@@ -76,6 +79,29 @@ def launch(main, args, cfg: CfgNode) -> None:
         raise
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def _run(main, args, cfg: CfgNode) -> None:
+    """In each process: none leaves while another is in the last collective, which would fail."""
+    try:
+        main(args, cfg)
+    except SystemExit:
+        _leave_together(timedelta(seconds=5))  # there is little time left after SIGTERM
+        raise
+    _leave_together(timedelta(minutes=1))
+
+
+def _leave_together(limit: timedelta) -> None:
+    """Waits for the others that are soon done; through the store, which needs no connections."""
+    store = distributed_c10d._get_default_store()
+    rank, ranks = dist.get_rank(), range(dist.get_world_size())
+    with contextlib.suppress(dist.DistError):  # somebody evaluates, or is gone
+        store.set(f"igam_d2/done/{rank}", "")
+        store.wait([f"igam_d2/done/{other}" for other in ranks], limit)
+    with contextlib.suppress(dist.DistError):
+        store.set(f"igam_d2/left/{rank}", "")
+        if rank == 0:  # the store is there
+            store.wait([f"igam_d2/left/{other}" for other in ranks], limit)
 
 
 def _pass_on(*_) -> None:

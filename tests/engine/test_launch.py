@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from detectron2.utils import comm
+from torch.distributed import distributed_c10d
 
 from igam_d2.engine.launch import launch
 from igam_d2.errors import InputError, TransientError
@@ -36,6 +37,10 @@ def main(args, cfg):
     """Stands for the training; in every process."""
     assert comm.get_world_size() == 2 and comm.get_rank() == args.machine_rank
     assert comm.all_gather(args.machine_rank) == [0, 1]
+    if comm.get_rank() == 1:
+        time.sleep(5)
+        # What the first process holds is still there, though it was ready at once.
+        distributed_c10d._get_default_store().set("late", "")
 
 
 def refuse(args, cfg):
@@ -96,9 +101,11 @@ def test_two_machines_find_each_other(cpu):
         "    cpu = SimpleNamespace(MODEL=SimpleNamespace(DEVICE='cpu'))\n"
         f"    launch(main, arguments(dist_url={url!r}, machine_rank=1, dist_timeout=1), cpu)\n"
     )
-    other = subprocess.Popen([sys.executable, "-W", "ignore", "-c", code])
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    other = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     launch(main, arguments(dist_url=url, dist_timeout=1), cpu)
-    assert other.wait(30) == 0
+    _, errors = other.communicate(timeout=30)
+    assert other.returncode == 0, errors
 
 
 def test_bad_input_found_by_a_process_stays_a_sentence(cpu):
