@@ -87,9 +87,10 @@ for image_id in range(20000):
         column[:] = image_id
     collector.append(part)
 detections, num_images = collector.gather(distributed=False)
+peak = memory("VmHWM")
 assert num_images == 20000
 assert np.array_equal(detections.image_id, np.repeat(np.arange(20000), 300))
-print((memory("VmHWM") - before) / (32 * len(detections)))
+print((peak - before) / (32 * len(detections)))
 """
     command = [sys.executable, "-W", "ignore", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
