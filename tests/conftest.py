@@ -61,3 +61,22 @@ def digits_root(tmp_path_factory):
             val_image_count=4,
         )
     return root
+
+
+@pytest.fixture
+def digits(digits_root):
+    """The small Digits-LT in the place of the one that is registered."""
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
+    from igam_d2.data.register import register_digits_lt
+
+    def register(root):
+        for name in ("digits_lt_train", "digits_lt_val"):
+            if name in DatasetCatalog.list():
+                DatasetCatalog.remove(name)
+                MetadataCatalog.remove(name)
+        register_digits_lt(root)
+
+    register(digits_root)
+    yield digits_root
+    register(None)

@@ -15,26 +15,9 @@ from detectron2.modeling import build_model
 from scipy import stats
 
 from igam_d2.data.digits_lt import CLASS_NAMES
-from igam_d2.data.register import register_digits_lt
 from igam_d2.engine.measure import DetectorMoments
 
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture
-def digits(digits_root):
-    """The small Digits-LT in the place of the one that is registered."""
-    names = ("digits_lt_train", "digits_lt_val")
-
-    def register(root):
-        for name in names:
-            DatasetCatalog.remove(name)
-            MetadataCatalog.remove(name)
-        register_digits_lt(root)
-
-    register(digits_root)
-    yield digits_root
-    register(None)
 
 
 @pytest.fixture

@@ -5,20 +5,14 @@ import json
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from igam_d2.data.register import register_digits_lt
 from igam_d2.engine import Trainer
 from igam_d2.engine.figure_hook import choose_records
 
 
 @pytest.fixture
-def train(cfg, digits_root, tmp_path):
-    for name in ("digits_lt_train", "digits_lt_val"):
-        if name in DatasetCatalog.list():
-            DatasetCatalog.remove(name), MetadataCatalog.remove(name)
-    register_digits_lt(digits_root)
+def train(cfg, digits, tmp_path):
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("digits_lt_train",), ("digits_lt_val",)
     cfg.SOLVER.MAX_ITER, cfg.SOLVER.BASE_LR, cfg.MODEL.IGAM.REFRESH_PERIOD = 8, 1e-3, 4
     cfg.MODEL.PIXEL_STD = [57.0, 57.0, 57.0]

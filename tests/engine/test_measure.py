@@ -5,12 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
+from detectron2.data import DatasetCatalog, DatasetMapper
 from detectron2.data.detection_utils import build_augmentation
 from detectron2.modeling import ROI_HEADS_REGISTRY, StandardROIHeads, build_model
 from detectron2.structures import Boxes
 
-from igam_d2.data.register import register_digits_lt
 from igam_d2.engine import measure
 from igam_d2.engine.measure import DetectorMoments, GroundTruthEmbeddings, random_projection
 from igam_d2.errors import InputError
@@ -34,22 +33,6 @@ KINDS = {
         *("MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", [[0.5, 1.0]]),
     ],
 }
-
-
-@pytest.fixture
-def digits(digits_root):
-    """The small Digits-LT in the place of the one that is registered."""
-    names = ("digits_lt_train", "digits_lt_val")
-
-    def register(root):
-        for name in names:
-            DatasetCatalog.remove(name)
-            MetadataCatalog.remove(name)
-        register_digits_lt(root)
-
-    register(digits_root)
-    yield digits_root
-    register(None)
 
 
 @pytest.fixture

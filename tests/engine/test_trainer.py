@@ -6,14 +6,12 @@ import math
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import HookBase
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch.nn.parallel import DistributedDataParallel
 
-from igam_d2.data.register import register_digits_lt
 from igam_d2.engine import Trainer
 
 EPOCH, NUM_EPOCHS = 6, 3
@@ -43,13 +41,7 @@ class RememberEverything(HookBase):
         self.seen = []
 
 
-def test_several_epochs_equal_all_embeddings_of_each_at_once(
-    cfg, digits_root, tmp_path, monkeypatch
-):
-    for name in ("digits_lt_train", "digits_lt_val"):
-        if name in DatasetCatalog.list():
-            DatasetCatalog.remove(name), MetadataCatalog.remove(name)
-    register_digits_lt(digits_root)
+def test_several_epochs_equal_all_embeddings_of_each_at_once(cfg, digits, tmp_path):
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("digits_lt_train",), ()
     cfg.SOLVER.MAX_ITER, cfg.SOLVER.CHECKPOINT_PERIOD = EPOCH * NUM_EPOCHS, 4
     cfg.SOLVER.BASE_LR = 1e-3
