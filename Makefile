@@ -1,4 +1,4 @@
-# make demo: set up, then train, evaluate and draw a detector on the embedded data set
+# make demo: set up, then train and evaluate a detector on the embedded data set, and report on it
 # make test: set up, then run the tests
 # DETECTRON2=<pip requirement> takes Detectron2 from elsewhere, for example
 #   make setup DETECTRON2='git+https://github.com/facebookresearch/detectron2.git@<commit>'

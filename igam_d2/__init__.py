@@ -1,7 +1,7 @@
 """Information-amount-guided angular margins for long-tailed detection, as a Detectron2 project.
 
 Importing the package fills Detectron2's registries. Without Detectron2 only the lower half can be
-imported: `functional`, `moments`, `losses`, `report`.
+imported: `functional`, `moments`, `losses`, `detections`, `class_statistics`, `report`.
 """
 
 import warnings

@@ -14,6 +14,7 @@ from .style import (
     INK,
     MUTED,
     PAPER,
+    by_frequency,
     group_legend,
     group_styles,
     new_figure,
@@ -62,30 +63,33 @@ def ap_by_group(runs: Sequence[Run]) -> Drawing | str:
             ax.plot(values[task][:, i], places, ms=7, mec=PAPER, mew=0.6, clip_on=False, **style)
             for place, value in zip(places, values[task][:, i], strict=True):
                 known = np.isfinite(value)
-                text = f"{value:.1f}" if known else "no ground truth"
+                missing = "no ground truth" if task in runs[i].metrics else "not evaluated"
+                text = f"{value:.1f}" if known else missing
                 _value(ax, value if known else 0, place, text, known)
         _rows(ax, [f"{name}\n{rule}" if rule else name for _, name, rule in rows])
     run_legend(figure, runs, line=False, marker=True)
-    caption = "AP over all classes and over each group of classes by how often they are in the "
-    caption += "training images. Farther right is better."
+    caption = "AP over all classes and over each group of classes by how frequent they are in "
+    caption += "training. Farther right is better."
     if len(rows) == 1:
         caption = "AP over all classes; they are in no groups by how frequent they are."
-    return Drawing(
-        "ap_by_group",
-        figure,
-        caption,
-        _alt("AP by group", runs, values[tasks[0]].T, [name for _, name, _ in rows]),
-    )
+    names = [name for _, name, _ in rows]
+    alts = []
+    for task in tasks:
+        drawn = _evaluated(runs, task)
+        title = f"{TASKS[task].capitalize()} AP by group"
+        alt = _alt(title, [runs[i] for i in drawn], values[task].T[drawn], names)
+        alts.append(alt + _left_out(runs, task))
+    return Drawing("ap_by_group", figure, caption, " ".join(alts))
 
 
 def class_ap(runs: Sequence[Run], task: str) -> Drawing | str:
-    """A row for every class, a mark for each run."""
+    """A row for every class, a mark for each run that was evaluated for the task."""
     metric, first = runs[0].class_metric, runs[0]
     if len(first.classes) > MAX_DOT_CLASSES:
         return f"With {len(first.classes):,} classes see the table of classes."
-    values = np.array([run.class_ap(task) for run in runs])  # (N, K)
-    counts = first.column("instance_count")
-    order = np.argsort(-np.nan_to_num(counts), kind="stable")
+    drawn = _evaluated(runs, task)
+    values = np.array([runs[i].class_ap(task) for i in drawn])  # (N, K)
+    order, counts, counted = by_frequency(first)
     figure = new_figure(1.2 + 0.27 * len(order) + 0.25 * (len(runs) > 1))
     ax = figure.subplots()
     ax.set(xlabel=f"{TASKS.get(task, task)} {metric} (%)")
@@ -93,39 +97,39 @@ def class_ap(runs: Sequence[Run], task: str) -> Drawing | str:
     known = np.isfinite(values).any(axis=0)
     rows = np.arange(len(order))
     ax.hlines(rows, 0, ax.get_xlim()[1], color=GRID, lw=0.8, zorder=1)
-    shift = 0.4 / len(runs)
-    for i in range(len(runs)):
-        places = rows + (i - (len(runs) - 1) / 2) * shift
+    shift = 0.4 / len(drawn)
+    for j, i in enumerate(drawn):
+        places = rows + (j - (len(drawn) - 1) / 2) * shift
         style = run_style(i) | {"ls": "none"}
-        ax.plot(values[i, order], places, ms=6.5, mec=PAPER, mew=0.6, clip_on=False, **style)
+        ax.plot(values[j, order], places, ms=6.5, mec=PAPER, mew=0.6, clip_on=False, **style)
     for row in rows[~known[order]]:
         _value(ax, 0, row, "no ground truth", False)
     names = {k: name for name, _, _, members in group_styles(first) for k in members}
     labels = [
-        f"{shorten(first.class_names[k])}  {_count(counts[k])}"
+        shorten(first.class_names[k])
+        + (f"  {_count(counts[k])}" if counted else "")
         + (f"  {names[k]}" if first.groups else "")
         for k in order
     ]
     _rows(ax, labels)
-    run_legend(figure, runs, line=False, marker=True)
-    worst = [shorten(first.class_names[k]) for k in order[known[order]][-3:]]
-    return Drawing(
-        "class_ap",
-        figure,
-        f"{metric} of every class, the class with most training instances at the top; the number "
-        "after a name is its training instances.",
-        f"{metric} of {len(order)} classes for {_run_names(runs)}; the rarest are "
-        f"{', '.join(worst)}.",
-    )
+    run_legend(figure, runs, drawn, line=False, marker=True)
+    caption, alt = f"{metric} of every class", f"{metric} of {len(order)} classes for "
+    alt += ", ".join(runs[i].name for i in drawn)
+    if counted:
+        caption += f", the class with most {counted} at the top; the number after a name is its "
+        caption += counted
+        fewest = [shorten(first.class_names[k]) for k in order[known[order]][-3:]]
+        alt += f"; those with fewest {counted} are {', '.join(fewest)}" if fewest else ""
+    return Drawing("class_ap", figure, f"{caption}.{_left_out(runs, task)}", f"{alt}.")
 
 
 def model_bias_figure(runs: Sequence[Run], task: str) -> Drawing | str:
-    """How far the classes' AP spread in each run."""
-    n, few = len(runs), len(runs[0].classes) <= 100
-    figure = new_figure(1.25 + 0.95 * n)
+    """How far the classes' AP spread in each run that was evaluated for the task."""
+    shown, few = [runs[i] for i in _evaluated(runs, task)], len(runs[0].classes) <= 100
+    figure = new_figure(1.25 + 0.95 * len(shown))
     ax = figure.subplots()
     rng, texts, left_out = np.random.default_rng(0), [], 0
-    for i, run in enumerate(runs):
+    for i, run in enumerate(shown):
         ap = run.class_ap(task)
         bias = (run.results.get("bias") or {}).get(task) or model_bias(ap)
         known = np.isfinite(ap)
@@ -147,16 +151,18 @@ def model_bias_figure(runs: Sequence[Run], task: str) -> Drawing | str:
         ax.text(1, i - 0.4, text, transform=ax.get_yaxis_transform(), ha="right", fontsize=9)
         texts.append(f"{run.name}: {text}")
     ax.set(xlabel=f"{TASKS.get(task, task)} {runs[0].class_metric} of a class (%)", xlim=(-2, 102))
-    _rows(ax, [run_name(run, 36) for run in runs])
+    _rows(ax, [run_name(run, 36) for run in shown])
     group_legend(figure, runs[0])
-    without = f" {left_out:,} of {len(runs[0].classes):,} classes have no validation object and "
-    without += "are left out."
+    have, are = ("has", "is") if left_out == 1 else ("have", "are")
+    without = f" {left_out:,} of {len(runs[0].classes):,} classes {have} no validation object and "
+    without += f"{are} left out."
     return Drawing(
         "model_bias",
         figure,
         "Every class's AP as a point; the diamond is the mean of the classes, its whiskers one "
         "standard deviation. The variance (%²) is the model's bias: less is more even."
-        + (without if left_out else ""),
+        + (without if left_out else "")
+        + _left_out(runs, task),
         "Spread of the AP of the classes. " + "; ".join(texts) + ".",
     )
 
@@ -170,7 +176,10 @@ def tide(runs: Sequence[Run], task: str) -> Drawing | str:
         ]
     )  # (N, 6)
     if not np.isfinite(values).any():
-        return "The results hold no TIDE errors: evaluate again with this version to have them."
+        return (
+            "The results hold no TIDE errors: the lvis backend (TEST.LVIS_BACKEND) does not "
+            "compute them."
+        )
     n = len(runs)
     figure = new_figure(1.0 + len(TIDE) * (0.26 + 0.17 * n) + 0.25 * (n > 1))
     ax = figure.subplots()
@@ -229,8 +238,15 @@ def _value(ax: Axes, x: float, y: float, text: str, known: bool) -> None:
     )  # fmt: skip
 
 
-def _run_names(runs: Sequence[Run]) -> str:
-    return ", ".join(run.name for run in runs)
+def _evaluated(runs: Sequence[Run], task: str) -> list[int]:
+    """Indices of the runs that were evaluated for the task."""
+    return [i for i, run in enumerate(runs) if task in run.metrics]
+
+
+def _left_out(runs: Sequence[Run], task: str) -> str:
+    """A sentence, after others, on the runs that were not evaluated for the task."""
+    names = ", ".join(run.name for run in runs if task not in run.metrics)
+    return f" Not evaluated for {TASKS.get(task, task)} AP: {names}." if names else ""
 
 
 def _alt(title: str, runs: Sequence[Run], values: np.ndarray, names: Sequence[str]) -> str:

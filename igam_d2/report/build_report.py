@@ -1,7 +1,8 @@
 """The report on runs: one page of everything that they left on disk."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from html import escape
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from .image_sections import (
     gallery_parts,
     load_objects,
 )
-from .page import Html, Section, write_page
+from .page import Html, Section, check_writable, write_page
 from .run_folder import Run, load_runs
 from .style import STYLE
 
@@ -39,18 +40,19 @@ def write_report(
 
     Args:
         folders: of runs; the first readable one is what the others are compared with.
-        output: folder to write into; it is made.
+        output: folder to write into; it is made before annotations are read.
         dataset: of the evaluated ones; None is what the first run evaluated last.
         score_threshold: detections with a lower score are neither drawn nor counted.
-        task: "bbox" or "segm" for the figures of classes; None is the first that was evaluated.
+        task: "bbox" or "segm" for the figures of classes; None is the first of the first run.
         max_rare: classes in the gallery; None is all of the rarest group.
-        log: is told of runs that cannot be read, and of what takes long.
+        log: is told of runs that cannot be read, of what is left out, and of what takes long.
 
     Returns:
         The path of the page, and the runs in it.
 
     Raises:
-        InputError: if no run can be read, or the folder cannot be written to.
+        InputError: if no run can be read or none was evaluated for the task, an argument is out of
+            its range, or the page or its figures cannot be written.
     """
     if not 0 <= score_threshold <= 1:
         raise InputError(f"--score-threshold {score_threshold:g} should be between 0 and 1.")
@@ -67,20 +69,29 @@ def write_report(
         )
     for problem in problems:
         log(problem)
+    path = Path(output) / "report.html"
+    with _writing(output):  # before what takes long
+        check_writable(path)
     notes: list[str] = []
     objects = load_objects(runs, task, score_threshold, max_rare, notes, log)
     for note in notes:
         log(note)
-    path = Path(output) / "report.html"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{output} cannot be made ({error}): choose another --output.") from error
     title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs on {runs[0].dataset}"
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(STYLE), _writing(output):
         sections = _sections(runs, task, objects, notes, score_threshold, log)
         write_page(path, title, _header(runs, problems + notes), sections)
     return path, runs
+
+
+@contextmanager
+def _writing(output: str | Path) -> Iterator[None]:
+    """Turn what goes wrong with files into a sentence on the output."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"The report cannot be written to {output} ({error}): choose another --output."
+        ) from error
 
 
 def _header(runs: Sequence[Run], problems: Sequence[str]) -> Html:

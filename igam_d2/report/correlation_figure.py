@@ -27,6 +27,7 @@ from .style import (
 )
 
 RHO = "\N{GREEK SMALL LETTER RHO}"
+UNKNOWN = "unknown"
 
 
 def ap_correlation(runs: Sequence[Run], task: str) -> Drawing | str:
@@ -41,8 +42,8 @@ def ap_correlation(runs: Sequence[Run], task: str) -> Drawing | str:
         ap, bits = run.class_ap(task), run.information()
         counts = run.column("instance_count")
         bits = np.full(len(ap), np.nan) if bits is None else bits
-        found = (run.results.get("correlation") or {}).get(task)
-        found = found or class_correlations(ap, bits, counts)
+        stored = (run.results.get("correlation") or {}).get(task) or {}
+        found = class_correlations(ap, bits, counts) | {k: v for k, v in stored.items() if v}
         name = f"{run_name(run)}\n" if len(runs) > 1 else ""
         left.set_ylabel(f"{TASKS.get(task, task)} {run.class_metric} (%)")
         text = _correlation(found.get("information"))
@@ -55,7 +56,7 @@ def ap_correlation(runs: Sequence[Run], task: str) -> Drawing | str:
             nothing(left, "no information amounts")
         text = _correlation(found.get("log_instance_count"))
         raw = (found.get("instance_count") or {}).get("pearson")
-        text += f"; not in logs r = {coefficient(raw[0])}" if raw else ""
+        text += f"; not in logs r = {_known(raw[0])}" if raw else ""
         right.set_title(text, fontsize=9.5)
         alts.append(f"AP and the log of training instances, {text}")
         right.tick_params(labelleft=True)
@@ -104,8 +105,13 @@ def _scatter(ax: Axes, run: Run, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarr
 
 def _correlation(found: dict | None) -> str:
     """ "r = -.52 (95% -.71 to -.28), rho = -.49, n = 9"."""
-    if not found or not found.get("pearson") or found["pearson"][0] is None:
-        return "r unknown"
-    r, low, high = (coefficient(value) for value in found["pearson"])
-    rho = coefficient((found.get("spearman") or [None])[0])
-    return f"r = {r} (95% {low} to {high}), {RHO} = {rho}, n = {found['num_classes']:,}"
+    r, low, high = map(_known, (found or {}).get("pearson") or [None] * 3)
+    if r == UNKNOWN:
+        return f"r {UNKNOWN}"
+    interval = UNKNOWN if UNKNOWN in (low, high) else f"{low} to {high}"
+    rho = _known((found.get("spearman") or [None])[0])
+    return f"r = {r} (95% {interval}), {RHO} = {rho}, n = {found['num_classes']:,}"
+
+
+def _known(value: float | None) -> str:
+    return UNKNOWN if value is None or value != value else coefficient(value)

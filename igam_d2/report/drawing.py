@@ -43,7 +43,7 @@ class Drawing:
             metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
         )  # fmt: skip
         svg = photos_as_jpeg(file.getvalue())
-        (folder / f"{self.name}.svg").write_text(svg)
+        (folder / f"{self.name}.svg").write_text(svg, encoding="utf-8")
         return svg
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 from .drawing import Drawing
 from .ground_truth import Found, GroundTruth
+from .image_choice import open_image
 from .image_pairs import (
     MAX_DRAWN_BOXES,
     LabeledBox,
@@ -17,7 +18,7 @@ from .image_pairs import (
     draw_panel,
     line_style_handles,
 )
-from .matching import MATCH_IOU, judge, pairwise_iou
+from .matching import MATCH_IOU, judge_image, pairwise_iou
 from .run_folder import Run
 from .style import WIDTH, new_figure, run_name, shorten
 
@@ -51,23 +52,20 @@ def detections_on(shown: Shown, image: int, number: int) -> Drawing:
     """One image: the ground truth and each run's detections."""
     truth, names = shown.truth, shown.names
     path = truth.paths[image]
-    panels = [Panel(f"Ground truth  \N{MIDDLE DOT}  {path.name}", _objects(truth, image))]
+    title = f"Ground truth  \N{MIDDLE DOT}  {_ending(path.name, 40 if len(shown.runs) < 2 else 22)}"
+    panels = [Panel(title, _objects(truth, image))]
     for run, found in zip(shown.runs, shown.found, strict=True):
         boxes = _detections(found, truth, image, shown.score_threshold)
-        text = f"{len(boxes)} with score {AT_LEAST} {shown.score_threshold:.2f}"
-        place = found.of(image)
+        text = f"{len(boxes)} with score {AT_LEAST} {shown.score_threshold:g}"
         if len(boxes) > MAX_DRAWN_BOXES:
             text += f", best {MAX_DRAWN_BOXES} drawn"
-        elif not boxes and place.stop > place.start:
-            text += f" (best {found.score[place.start]:.2f})"
         panels.append(Panel(f"{run_name(run, 24 if len(shown.runs) > 1 else 40)}: {text}", boxes))
-    with Image.open(path) as file:
-        picture = file.convert("RGB")
+    picture = open_image(path)
     columns = len(panels) if len(panels) <= 3 else -(-len(panels) // 2)
     rows = -(-len(panels) // columns)
     width = (WIDTH - 2 * MARGIN - GAP * (columns - 1)) / columns
     height = width * float(np.clip(picture.height / picture.width, 0.25, MAX_ASPECT))
-    figure = _image_figure(HEADER + rows * (height + TITLE) + MARGIN)
+    figure = _image_figure(truth, HEADER + rows * (height + TITLE) + MARGIN)
     palette = class_palette(panels)
     for i, panel in enumerate(panels):
         row, column = divmod(i, columns)
@@ -111,7 +109,7 @@ def _rare_page(shown: Shown, page: list[tuple[int, int]], number: int, title: st
     width = (width - GAP * (num_panels - 1)) / num_panels
     height, head = min(0.8 * width, 1.6), 0.34 + 0.13 * (len(shown.runs) > 1)
     rows = -(-len(page) // across)
-    figure = _image_figure(HEADER + rows * (height + head + 0.16))
+    figure = _image_figure(shown.truth, HEADER + rows * (height + head + 0.16))
     words = []
     for i, (k, member) in enumerate(page):
         row, column = divmod(i, across)
@@ -141,9 +139,9 @@ def _rare_panels(
     """The panels of one class, in the crop's own pixels, and the crop."""
     truth = shown.truth
     image = int(truth.image[member])
-    with Image.open(truth.paths[image]) as file:
-        crop = _crop(truth.box[member], file.size, aspect)
-        picture = file.convert("RGB").crop(crop)
+    picture = open_image(truth.paths[image])
+    crop = _crop(truth.box[member], picture.size, aspect)
+    picture = picture.crop(crop)
     about = truth.box[member]
     panels = [Panel("Ground truth", _nearest(_inside(_objects(truth, image), crop), about, crop))]
     for run, found in zip(shown.runs, shown.found, strict=True):
@@ -152,7 +150,7 @@ def _rare_panels(
         near = pairwise_iou(found.box[place], about[None])[:, 0] >= MATCH_IOU
         scores = found.score[place][near & (found.class_index[place] == k)]
         best = float(scores.max(initial=0))
-        if best >= shown.score_threshold:
+        if len(scores) and best >= shown.score_threshold:
             text = f"found, {best:.2f}"
         else:
             text = f"missed (best {best:.2f})" if best >= 0.005 else "missed"
@@ -201,6 +199,11 @@ def _nearest(
     return [boxes[i] for i in order if overlap[i] > 0.05 or boxes[i].score is None]
 
 
+def _ending(name: str, length: int) -> str:
+    """Of a file's name, the end, which tells it from others."""
+    return name if len(name) <= length else "\N{HORIZONTAL ELLIPSIS}" + name[1 - length :]
+
+
 def _objects(truth: GroundTruth, image: int) -> list[LabeledBox]:
     """The largest first."""
     place = truth.of(image)
@@ -215,10 +218,9 @@ def _detections(
     found: Found, truth: GroundTruth, image: int, score_threshold: float
 ) -> list[LabeledBox]:
     """The best first, with a verdict each."""
-    place, objects = found.best(image, score_threshold), truth.of(image)
+    place = found.best(image, score_threshold)
     classes = found.class_index[place]
-    iou = pairwise_iou(found.box[place], truth.box[objects])
-    verdicts, _ = judge(iou, classes[:, None] == truth.class_index[objects])
+    verdicts, _, _ = judge_image(truth, found, image, place)
     return [
         LabeledBox(tuple(box), int(k), float(score), int(verdict))
         for box, k, score, verdict in zip(
@@ -227,12 +229,13 @@ def _detections(
     ]
 
 
-def _image_figure(height: float) -> Figure:
+def _image_figure(truth: GroundTruth, height: float) -> Figure:
     """A figure whose parts are placed in inches, with the legend of lines at the top."""
     figure = new_figure(height)
     figure.set_layout_engine("none")
     figure.legend(
-        handles=line_style_handles(), ncols=3, fontsize=9, handlelength=3, borderaxespad=0,
+        handles=line_style_handles(judges_all=truth.judges_all), ncols=4, fontsize=9,
+        handlelength=3, borderaxespad=0,
         loc="upper left", bbox_to_anchor=(MARGIN / WIDTH, 1 - 0.1 / height), borderpad=0,
     )  # fmt: skip
     return figure

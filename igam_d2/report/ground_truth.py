@@ -1,7 +1,7 @@
 """Annotated objects and detections as arrays, for millions of them."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from .run_folder import EVALUATE, Run
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """M objects on I images, those of an image together. Crowds and ignored ones are left out.
+    """M objects on I images, those of an image together.
 
     Attributes:
         image_id: (I,) int64, ascending.
@@ -22,6 +22,10 @@ class GroundTruth:
         start: (I + 1,) int64: the objects of image i are start[i] to start[i + 1].
         class_index: (M,) int64.
         box: (M, 4) float64: left, top, width, height in pixels.
+        judged: of each image the classes of which all objects are annotated, or known to be absent;
+            None where they all are. Of LVIS they are a few.
+        ignored: classes (n,) and boxes (n, 4) of an image's crowds and ignored objects; a detection
+            on one is neither right nor wrong.
     """
 
     image_id: np.ndarray
@@ -29,6 +33,8 @@ class GroundTruth:
     start: np.ndarray
     class_index: np.ndarray
     box: np.ndarray
+    judged: list[np.ndarray] | None = None
+    ignored: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
 
     @property
     def image(self) -> np.ndarray:
@@ -37,6 +43,21 @@ class GroundTruth:
 
     def of(self, image: int) -> slice:
         return slice(int(self.start[image]), int(self.start[image + 1]))
+
+    @property
+    def judges_all(self) -> bool:
+        return self.judged is None and not self.ignored
+
+    def unknown(self, image: int, class_index: np.ndarray, box: np.ndarray) -> np.ndarray:
+        """(N,) bool of detections of an image: nobody can say that they are wrong."""
+        unknown = np.zeros(len(box), dtype=bool)
+        if self.judged is not None:
+            unknown |= ~np.isin(class_index, self.judged[image])
+        if image in self.ignored:
+            classes, boxes = self.ignored[image]
+            inside = shared_area(box, boxes) >= 0.5 * box[:, 2:].prod(axis=1)[:, None]
+            unknown |= (inside & (class_index[:, None] == classes)).any(axis=1)
+        return unknown
 
 
 @dataclass(frozen=True)
@@ -82,16 +103,19 @@ def load_ground_truth(run: Run) -> GroundTruth:
             "start from the folder that this path is relative to."
         )
     try:
-        with path.open() as f:
+        with path.open(encoding="utf-8") as f:
             data = json.load(f, object_hook=_without_outline)
         images = sorted(data["images"], key=lambda image: image["id"])
         ids = np.array([image["id"] for image in images], dtype=np.int64)
         annotations = [
-            (a["image_id"], a["category_id"], *a["bbox"])
+            (a["image_id"], a["category_id"], *a["bbox"], bool(a.get("iscrowd") or a.get("ignore")))
             for a in data["annotations"]
-            if not a.get("iscrowd") and not a.get("ignore")
         ]
-        rows = np.array(annotations, dtype=np.float64).reshape(-1, 6)
+        rows = np.array(annotations, dtype=np.float64).reshape(-1, 7)
+        keys = ("neg_category_ids", "not_exhaustive_category_ids")
+        federated = [
+            [image[key] for key in keys] for image in images if all(k in image for k in keys)
+        ]
         paths = [_path(image, run) for image in images]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
@@ -101,10 +125,27 @@ def load_ground_truth(run: Run) -> GroundTruth:
     image = positions(ids, rows[:, 0].astype(np.int64))
     class_index = class_positions(run, rows[:, 1].astype(np.int64))
     known = (image >= 0) & (class_index >= 0)
+    crowd, ignored = known & (rows[:, 6] > 0), {}
+    for i in np.unique(image[crowd]).tolist():
+        members = crowd & (image == i)
+        ignored[i] = (class_index[members], rows[members, 2:6])
+    known &= ~crowd
     order = np.flatnonzero(known)[np.argsort(image[known], kind="stable")]
-    return GroundTruth(
-        ids, paths, _starts(image[order], len(ids)), class_index[order], rows[order, 2:]
-    )
+    start, classes = _starts(image[order], len(ids)), class_index[order]
+    judged = None
+    if federated and len(federated) == len(images):
+        judged = [
+            np.setdiff1d(
+                np.union1d(classes[start[i] : start[i + 1]], _classes(run, absent)),
+                _classes(run, not_exhaustive),
+            )
+            for i, (absent, not_exhaustive) in enumerate(federated)
+        ]
+    return GroundTruth(ids, paths, start, classes, rows[order, 2:6], judged, ignored)
+
+
+def _classes(run: Run, category_ids: list[int]) -> np.ndarray:
+    return class_positions(run, np.array(category_ids, dtype=np.int64))
 
 
 def load_found(
@@ -138,6 +179,13 @@ def load_found(
         detections.score[keep].astype(np.float64),
         int((~known).sum()),
     )
+
+
+def shared_area(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """(N, M) square pixels that boxes (N, 4) and (M, 4), x, y, width, height, have in common."""
+    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
+    high = np.minimum((boxes[:, :2] + boxes[:, 2:])[:, None], (others[:, :2] + others[:, 2:])[None])
+    return np.clip(high - low, 0, None).prod(axis=2)
 
 
 def positions(ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:

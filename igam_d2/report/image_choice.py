@@ -4,24 +4,30 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from .ground_truth import GroundTruth
 from .matching import Outcome
 from .run_folder import Run
 
 MAX_BOXES = 12  # with more an image in a report cannot be read
-MAX_MISSING = 20  # so many files not found in a row: there are none
+MAX_MISSING = 200  # so many files not found in a row: there are none
 HARDEST = 5
 SMALLEST_OBJECT = 24.0  # pixels: a smaller one is shown only if there is no other
 
 
+def open_image(path: Path) -> Image.Image:
+    """As the model sees it: RGB, and upright as its EXIF data say."""
+    with Image.open(path) as file:
+        return ImageOps.exif_transpose(file).convert("RGB")
+
+
 def is_readable(path: Path) -> bool:
     try:
-        with Image.open(path) as image:
-            image.load()
+        open_image(path)
         return True
-    except (OSError, ValueError, SyntaxError):  # missing, cut short, or no image
+    # Missing, cut short, no image, or one of a size that must be a mistake
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return False
 
 
@@ -80,6 +86,7 @@ def choose_images(
                 break  # nothing of this group
             if is_readable(truth.paths[image]):
                 chosen.append(image)
+                missing = 0
                 break
             allowed[image] = False
             missing += 1
@@ -114,7 +121,7 @@ def example_objects(truth: GroundTruth, classes: Sequence[int]) -> dict[int, int
             if missing >= MAX_MISSING and not chosen:
                 return {}
             if is_readable(truth.paths[image[member]]):
-                chosen[k] = member
+                chosen[k], missing = member, 0
                 break
             missing += 1
     return chosen

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from .matching import CORRECT, NO_OBJECT, WRONG_CLASS, pairwise_iou
+from .matching import CORRECT, NO_OBJECT, NOT_JUDGED, WRONG_CLASS, pairwise_iou
 from .style import INK, MUTED, shorten
 
 # Okabe and Ito's and Tol's colours: distinct to the colour-blind, and bright enough on photos.
@@ -20,11 +20,17 @@ CLASS_COLORS = (
     "#E69F00", "#56B4E9", "#009E74", "#F0E442", "#0072B3", "#D55E01",
     "#CC79A7", "#DDCC77", "#332289", "#88CCEE", "#882256", "#999933",
 )  # fmt: skip
-LINE_STYLES = {CORRECT: "-", WRONG_CLASS: (0, (5, 2.5)), NO_OBJECT: (0, (1, 1.8))}
+LINE_STYLES = {
+    CORRECT: "-",
+    WRONG_CLASS: (0, (5, 2.5)),
+    NO_OBJECT: (0, (1, 1.8)),
+    NOT_JUDGED: (0, (6, 2, 1, 2)),
+}
 LINE_MEANING = {
     CORRECT: "correct class, IoU \N{GREATER-THAN OR EQUAL TO} 0.5",
     WRONG_CLASS: "\N{BALLOT X} wrong class",
     NO_OBJECT: "duplicate or no annotated object",
+    NOT_JUDGED: "? class not annotated there",
 }
 MAX_DRAWN_BOXES = 15
 PHOTO_DPI = 150
@@ -78,16 +84,17 @@ def draw_panel(
     _draw_boxes(ax, scale, boxes, names, palette, size)
 
 
-def line_style_handles() -> list[Line2D]:
+def line_style_handles(*, judges_all: bool) -> list[Line2D]:
     """For the legend of what a box's line says."""
     return [
         Line2D([], [], color=MUTED, lw=2, ls=style, label=LINE_MEANING[verdict])
         for verdict, style in LINE_STYLES.items()
+        if verdict != NOT_JUDGED or not judges_all
     ]
 
 
 def _label(box: LabeledBox, names: Sequence[str]) -> str:
-    cross = "\N{BALLOT X} " if box.verdict == WRONG_CLASS else ""
+    cross = {WRONG_CLASS: "\N{BALLOT X} ", NOT_JUDGED: "? "}.get(box.verdict, "")
     score = "" if box.score is None else f" {box.score:.2f}"
     return cross + shorten(names[box.class_index], 18) + score
 
@@ -133,7 +140,7 @@ def _draw_boxes(
     """Boxes and then, where there is room, their labels: the first boxes choose first."""
     for box in boxes:
         x, y, width, height = (scale * v for v in box.xywh)
-        line = 1.5 if box.verdict == NO_OBJECT else 2.2
+        line = 1.5 if box.verdict in (NO_OBJECT, NOT_JUDGED) else 2.2
         rectangle = Rectangle(
             (x, y), width, height, fill=False, ec=palette[box.class_index], lw=line,
             ls=LINE_STYLES[box.verdict],

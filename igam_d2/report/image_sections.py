@@ -12,7 +12,7 @@ from igam_d2.errors import InputError
 
 from . import galleries, run_figures
 from .drawing import Drawing
-from .galleries import MAX_DRAWN_RUNS, Shown
+from .galleries import AT_LEAST, MAX_DRAWN_RUNS, Shown
 from .ground_truth import Found, GroundTruth, load_found, load_ground_truth
 from .image_choice import choose_images, example_objects, gallery_classes
 from .matching import MATCH_IOU, Outcome, compare, confusion, most_confused
@@ -22,7 +22,6 @@ from .style import shorten
 
 NUM_IMAGES = 4
 MAX_NAMED = 20
-AT_LEAST = "\N{GREATER-THAN OR EQUAL TO}"
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,7 @@ class Objects:
     outcomes: list[Outcome]
     gallery: list[int]
     examples: dict[int, int]
+    task: str
 
 
 def load_objects(
@@ -62,7 +62,7 @@ def load_objects(
     shown = [k for k in gallery if annotated[k]][:max_rare]
     examples = example_objects(truth, shown)
     whole = np.unique(truth.image[list(examples.values())]) if examples else np.zeros(0, np.int64)
-    objects = Objects(truth, [], [], [], gallery, examples)
+    objects = Objects(truth, [], [], [], gallery, examples, task)
     for run in runs:
         log(f"Comparing the detections of {run.name} with {len(truth.class_index):,} objects ...")
         try:
@@ -92,7 +92,8 @@ def detection_parts(
         yield _no_images(objects) if missing else "No image has an annotated object."
         return
     why = "the runs differ most" if len(shown.runs) > 1 else "most is wrong"
-    text = f"Images on which {why}, rare classes counting more. A label is a class and its score; "
+    weighed = ", rare classes counting more" if objects.runs[0].groups else ""
+    text = f"Images on which {why}{weighed}. A label is a class and its score; "
     text += "colours tell the classes of one image apart."
     if len(objects.runs) > MAX_DRAWN_RUNS:
         text += f" Of {len(objects.runs)} runs are drawn {shown.which}."
@@ -121,10 +122,8 @@ def gallery_parts(
         return
     text = f"One object of each class ({len(objects.examples):,} of {len(objects.gallery):,}), "
     text += "chosen without regard to detections: large enough and on an image with few. "
-    text += (
-        f"Found is a detection of its class with IoU {AT_LEAST} {MATCH_IOU} and score {AT_LEAST} "
-    )
-    text += f"{score_threshold:g}; in brackets the best score below that."
+    text += f"Found is a detection of its class whose box has an IoU {AT_LEAST} {MATCH_IOU} and a "
+    text += f"score {AT_LEAST} {score_threshold:g}; in brackets the best score below that."
     if len(objects.runs) > MAX_DRAWN_RUNS:
         text += f" Of {len(objects.runs)} runs are drawn {shown.which}."
     yield Html(f'<p class="caption">{escape(text)}</p>')
@@ -135,7 +134,9 @@ def gallery_parts(
             left = (time.monotonic() - start) / done * (total - done)
             log(f"Rare classes: page {done} of {total}, about {max(left, 1):.0f} s left")
 
-    yield from galleries.rare_pages(shown, objects.examples, "Rare classes", progress)
+    yield from galleries.rare_pages(
+        shown, objects.examples, gallery_heading(objects.runs, objects.task), progress
+    )
 
 
 def confusion_parts(
@@ -144,8 +145,10 @@ def confusion_parts(
     num_classes = len(objects.runs[0].classes)
     matrices = [confusion(objects.truth, o, num_classes) for o in objects.outcomes]
     text = "What the objects of a class are taken for, in % of them (rows add up to 100): the "
-    text += f"class of the best-scored detection with IoU {AT_LEAST} {MATCH_IOU} and score "
-    text += f"{AT_LEAST} {score_threshold:g}. "
+    text += f"class of the best-scored detection whose box has an IoU {AT_LEAST} {MATCH_IOU} and a "
+    text += f"score {AT_LEAST} {score_threshold:g}, and which is right nowhere else. "
+    if objects.truth.judged is not None:
+        text += "Classes that nobody looked for in an image count here too; in AP they do not. "
     if num_classes <= run_figures.MAX_MATRIX_CLASSES:
         classes = list(range(num_classes))
     else:
@@ -172,7 +175,14 @@ def _no_images(objects: Objects) -> str:
 
 def file_name(kind: str, run: Run, runs: Sequence[Run]) -> str:
     """Of a figure for each run: letters that any file system and any id takes."""
-    names = [re.sub(r"[^A-Za-z0-9._-]+", "_", other.name) for other in runs]
-    i = runs.index(run)
-    same = names.count(names[i]) > 1
-    return f"{kind}_{names[i]}" + (f"_{i + 1}" if same else "")
+    taken: list[str] = []
+    for other in runs:
+        name = base = re.sub(r"[^A-Za-z0-9._-]+", "_", other.name)
+        number = 1
+        while name in taken:
+            number += 1
+            name = f"{base}_{number}"
+        taken.append(name)
+        if other is run:
+            break
+    return f"{kind}_{taken[-1]}"

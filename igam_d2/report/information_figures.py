@@ -18,6 +18,7 @@ from .style import (
     INK,
     PAPER,
     THOUSANDS,
+    by_frequency,
     class_colors,
     freeze,
     group_legend,
@@ -89,13 +90,15 @@ def margins(run: Run, name: str = "margins") -> Drawing | str:
     if history is None or history.potentials is None:
         return f"{run.name} has no margins: its information.jsonl holds no potentials."
     num_classes = len(run.classes)
-    counts = np.nan_to_num(run.column("instance_count"))
-    order = np.argsort(-counts, kind="stable")
+    if num_classes == 1:
+        return f"{run.name} has no margins: it has a single class."
+    order, _, counted = by_frequency(run)
     some = num_classes > MATRIX_CLASSES
     members = np.concatenate([order[:10], order[-10:]]) if some else order
     matrix = margin_matrix(history, members)
     figure = new_figure(5.2 if len(members) > 8 else 4.2)
     ax, histogram = figure.subplots(1, 2, width_ratios=(1.25, 1))
+    subtracted = history.margin_sign < 0
     largest = float(np.abs(matrix).max(initial=0))
     drawn = np.ma.masked_equal(np.abs(matrix), 0)
     mesh = ax.pcolormesh(drawn, cmap=HEAT_MAP, vmin=0, vmax=max(largest, 1e-6))
@@ -105,13 +108,15 @@ def margins(run: Run, name: str = "margins") -> Drawing | str:
     if some:  # between the ten with most and the ten with fewest
         ax.axhline(10, color=INK, lw=1)
         ax.axvline(10, color=INK, lw=1)
-        ax.set_title("10 classes with most, 10 with fewest instances")
+        which = f"10 classes with most\nand the 10 with fewest {counted}"
+        which = which if counted else "first 10 and\nthe last 10 classes"
+        ax.set_title(f"Margins{' (sign reversed)' * subtracted} of the {which}")
     else:
-        ax.set_title("Margin between two classes (degrees)")
+        ax.set_title(f"Margin between two classes (degrees{', sign reversed' * subtracted})")
     if len(members) <= NUMBERED_CELLS:
         matrix_numbers(ax, np.abs(matrix), largest, "{:.0f}" if largest >= 20 else "{:.1f}")
     else:
-        sign = f"{NEGATIVE}" if history.margin_sign < 0 else ""
+        sign = NEGATIVE if subtracted else ""
         bar = figure.colorbar(mesh, ax=ax, shrink=0.8, label=f"{sign}margin (degrees)")
         bar.outline.set_lw(0)
         bar.solids.set(rasterized=False, edgecolor="none")  # as pixels it would not turn dark
@@ -127,14 +132,15 @@ def margins(run: Run, name: str = "margins") -> Drawing | str:
         histogram.yaxis.set_major_formatter(THOUSANDS)
     else:
         nothing(histogram, "none")
-    negative = " The margins are subtracted instead, and ask for more distance (MARGIN_SIGN -1)."
+    does, effect = "adds to", "may be that much nearer to"
+    if subtracted:
+        does, effect = "subtracts from", "must be that much farther from"
     return Drawing(
         name,
         figure,
-        "Left, what the loss adds to the angle between an object of a class (row) and another "
-        "class (column): the class with more information may be that much nearer to the other. "
-        "Empty cells are zero. Right, how often each margin occurs."
-        + (negative if history.margin_sign < 0 else ""),
+        f"Left, what the loss {does} the angle between an object of a class (row) and another "
+        f"class (column): the class with more information {effect} the other. "
+        "Empty cells are zero. Right, how often each margin occurs.",
         f"Margins of {run.name}: {100 * zero:.0f} % of {len(every):,} are zero, the largest is "
         f"{positive.max(initial=0):.1f} degrees.",
     )
@@ -144,9 +150,7 @@ def matrix_ticks(ax: Axes, rows: Sequence[str], columns: Sequence[str], *, turne
     """Names in the middle of the cells, the first row at the top, and lines between the cells."""
     turn = {"rotation": 50, "ha": "right", "rotation_mode": "anchor"} if turned else {}
     ax.set_yticks(np.arange(len(rows)) + 0.5, rows, color=INK, fontsize=8)
-    ax.set_xticks(
-        np.arange(len(columns)) + 0.5, columns, color=INK, fontsize=8, **turn
-    )  # fmt: skip
+    ax.set_xticks(np.arange(len(columns)) + 0.5, columns, color=INK, fontsize=8, **turn)
     ax.tick_params(length=0)
     ax.grid(False)
     ax.spines[:].set_visible(False)

@@ -1,5 +1,6 @@
 """The page: sections of figures, sentences and tables, and everything it needs inside."""
 
+import errno
 import os
 import re
 import tempfile
@@ -34,16 +35,29 @@ class Section:
     parts: Iterable[Drawing | Html | str]
 
 
+def check_writable(path: Path) -> None:
+    """Make the folders of a page, and see that it and its figures can be written.
+
+    Raises:
+        OSError: if not.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    for folder in (path.parent, path.parent / "figures"):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+
+
 def write_page(path: Path, title: str, header: Html, sections: Sequence[Section]) -> None:
     """Write the page, and its figures into `figures` beside it.
 
     The page is in one piece or not at all: it is written beside its place and then moved there.
+    Figures of an earlier page are removed only then.
     """
     folder = path.parent / "figures"
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.iterdir():  # of a report on other runs
-        if FIGURE_FILE.fullmatch(old.name):
-            old.unlink()
+    written = set()
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".report-", suffix=".html")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as f:
@@ -54,6 +68,8 @@ def write_page(path: Path, title: str, header: Html, sections: Sequence[Section]
                 f.write(f'<section id="{section.name}">\n<h2>{escape(section.heading)}</h2>\n')
                 for part in section.parts:
                     f.write(_part(part, folder))
+                    if isinstance(part, Drawing):
+                        written.add(part.name)
                 f.write("</section>\n")
             f.write(f"</main>\n<footer><p>{FOOTER}</p></footer>\n")
             f.write(f"<script>\n{_resource('report.js')}</script>\n</body>\n</html>\n")
@@ -62,6 +78,9 @@ def write_page(path: Path, title: str, header: Html, sections: Sequence[Section]
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+    for old in folder.iterdir():  # of a report on other runs
+        if FIGURE_FILE.fullmatch(old.name) and old.stem not in written:
+            old.unlink()
 
 
 def _head(title: str) -> str:
@@ -99,7 +118,7 @@ def _part(part: Drawing | Html | str, folder: Path) -> str:
         return f'<p class="note">{escape(part)}</p>\n'
     svg = inline_svg(part.save(folder), part.name, part.alt)
     caption = f"<figcaption>{escape(part.caption)}</figcaption>\n" if part.caption else ""
-    return f"<figure>\n{caption}{svg}\n</figure>\n"
+    return f'<figure tabindex="0">\n{caption}{svg}\n</figure>\n'
 
 
 def _resource(name: str) -> str:

@@ -61,7 +61,9 @@ def learning_curves(runs: Sequence[Run], task: str) -> Drawing | str:
         ax.xaxis.set_major_formatter(THOUSANDS)
     run_legend(figure, runs, line=True, marker=False)
     means = f" Each point is the mean of up to {averaged:,} logged values." if averaged > 1 else ""
-    means += f" {left_out:,} losses that are no number are left out." if left_out else ""
+    if left_out:
+        what = "loss that is no number is" if left_out == 1 else "losses that are no number are"
+        means += f" {left_out:,} {what} left out."
     last = [f"{runs[i].name}: {y[-1]:.3g} at the end" for i, (_, y, _) in loss.items()]
     return Drawing(
         "learning_curves",

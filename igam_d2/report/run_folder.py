@@ -38,7 +38,7 @@ class InformationHistory:
 class LearningCurve:
     """Training scalars (N,), NaN where one was not logged; the accuracy is in [0, 1].
 
-    `evaluations` maps "bbox/AP" and so on to iterations and values in %, (M,) each.
+    `evaluations` maps "bbox/AP" and "segm/AP" to iterations and values in %, (M,) each.
     """
 
     iterations: np.ndarray
@@ -84,7 +84,7 @@ class Run:
 
     def class_ap(self, task: str) -> np.ndarray:
         """(K,) in %, NaN for a class without ground truth."""
-        return np.array([_number((record["AP"] or {}).get(task)) for record in self.classes])
+        return np.array([_number(record["AP"].get(task)) for record in self.classes])
 
     def information(self) -> np.ndarray | None:
         """(K,) bits as evaluated, or else of the last refresh; None if there is none."""
@@ -150,7 +150,7 @@ def load_run(folder: str | Path, dataset: str | None = None) -> Run:
         classes=results["classes"],
         results=results,
         history=_load_history(folder / "information.jsonl", num_classes),
-        curve=_load_curve(folder / "metrics.json"),
+        curve=_load_curve(folder / "metrics.json", results["dataset"]),
     )
 
 
@@ -171,8 +171,8 @@ def _find_results(folder: Path, dataset: str | None) -> Path:
 
 def _read_results(path: Path) -> dict[str, Any]:
     try:
-        results = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is not whole JSON ({error}): {EVALUATE}.") from error
     try:
         first = results["classes"][0]
@@ -212,8 +212,8 @@ def _check_same_classes(run: Run, first: Run) -> None:
 def _load_history(path: Path, num_classes: int) -> InformationHistory | None:
     lines = []
     for line in read_lines(path):
-        information = line.get("information")
-        if isinstance(information, list) and len(information) == num_classes:
+        bits, potentials = line.get("information"), line.get("potentials")
+        if all(_is_row(v, num_classes) for v in (bits, bits if potentials is None else potentials)):
             lines.append(line)
     if not lines:
         return None
@@ -223,13 +223,20 @@ def _load_history(path: Path, num_classes: int) -> InformationHistory | None:
     }  # after resuming, the later line counts
     lines = [rows[i] for i in sorted(rows)]
     potentials = lines[-1].get("potentials")
-    if potentials is not None and len(potentials) != num_classes:
-        potentials = None
     return InformationHistory(
         iterations=np.array([line["iteration"] for line in lines]),
         information=np.array([line["information"] for line in lines], dtype=np.float64),
         potentials=None if potentials is None else np.array(potentials, dtype=np.float64),
-        margin_sign=lines[-1].get("margin_sign") or 1,
+        margin_sign=-1 if lines[-1].get("margin_sign") == -1 else 1,
+    )
+
+
+def _is_row(values: Any, num_classes: int) -> bool:
+    """Whether this is a list of a number or null for each class."""
+    return (
+        isinstance(values, list)
+        and len(values) == num_classes
+        and all(value is None or isinstance(value, int | float) for value in values)
     )
 
 
@@ -241,14 +248,23 @@ def _natural_key(name: str) -> list[tuple[int, str]]:
     ]
 
 
-def _load_curve(path: Path) -> LearningCurve | None:
-    rows, evaluations = {}, {}
+def _load_curve(path: Path, dataset: str) -> LearningCurve | None:
+    """What the last training logged; of several test sets, AP on this one."""
+    rows, last, evaluations = {}, None, {}
     for line in read_lines(path):
+        i = line["iteration"]
         if "total_loss" in line:  # an evaluation between two logs has a line of its own
-            rows[line["iteration"]] = line  # after resuming, the later line counts
+            if last is not None and i <= last:  # resumed, or begun anew: what followed is undone
+                for of in (rows, *evaluations.values()):
+                    for undone in [j for j in of if j >= i]:
+                        del of[undone]
+            rows[i], last = line, i
         for key, value in line.items():
-            if re.fullmatch(r"(bbox|segm)/AP[a-z]?", key) and math.isfinite(_number(value)):
-                evaluations.setdefault(key, {})[line["iteration"]] = value
+            if key.endswith(("bbox/AP", "segm/AP")) and math.isfinite(_number(value)):
+                evaluations.setdefault(key, {})[i] = value
+    tasks = ("bbox/AP", "segm/AP")
+    found = {key: evaluations.get(f"{dataset}/{key}") or evaluations.get(key) for key in tasks}
+    evaluations = {key: of for key, of in found.items() if of}
     if not rows and not evaluations:
         return None
     lines = [rows[i] for i in sorted(rows)]
@@ -270,11 +286,11 @@ def read_lines(path: Path) -> Iterable[dict[str, Any]]:
     """The objects of a file with one a line; a line cut off by the end of a process is left out."""
     if not path.is_file():
         return
-    with open(path, errors="replace") as f:
+    with open(path, encoding="utf-8", errors="replace") as f:
         for line in f:
             try:
                 record = json.loads(line)
-            except json.JSONDecodeError:
+            except (ValueError, RecursionError):
                 continue
             if isinstance(record, dict) and isinstance(record.get("iteration"), int):
                 yield record

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from .style import DARK, STYLE
+from .style import INK, STYLE
 
 __all__ = ["draw_storage"]
 
@@ -79,7 +79,7 @@ def draw_storage(
         title = f"Storage by queue length: N = {num_instances:,} instances, "
         title += f"K = {num_classes:,} classes, D = {embedding_dim:,}"
         size = min(13, 13 * 80 / len(title))  # inside the picture
-        figure.text(0.02, 0.955, title, fontsize=size, weight="bold", color=DARK)
+        figure.text(0.02, 0.955, title, fontsize=size, weight="bold", color=INK)
         chosen = f"\N{BLACK CIRCLE} at {queue_length:,}: "
         best = f"\N{BLACK DIAMOND} least by Listing 2: {_mib(paper(optimal_length))}"
         labels = {

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -42,11 +43,11 @@ GROUP_COLORS = [THEME[f"group-{i}"][0] for i in range(4)]
 UNGROUPED = THEME["group-none"][0]
 RUN_COLORS = [THEME[f"run-{i}"][0] for i in range(8)]
 GROUP_MARKERS = "^sod"
-RUN_MARKERS = "osD^vPX<"
-RUN_LINES = ["-", (0, (5, 2)), (0, (1.2, 1.4)), (0, (7, 2, 1.2, 2))]
+# 7 markers and 3 lines: with 8 colours the ninth run is not again the first.
+RUN_MARKERS = "osD^vPX"
+RUN_LINES = ["-", (0, (5, 2)), (0, (1.2, 1.4))]
 FEW_CLASSES = 30  # so many can be labelled one by one
 MAX_NAME = 22
-DARK = "#222222"
 THOUSANDS = FuncFormatter(lambda value, _: f"{value:,.10g}")
 STYLE = {
     "font.family": "sans-serif",
@@ -97,18 +98,28 @@ def run_style(i: int) -> dict:
     }
 
 
-def run_legend(figure: Figure, runs: Sequence[Run], *, line: bool, marker: bool) -> None:
-    """Over the figure, a mark for each of several runs; a single run needs none."""
+def run_legend(
+    figure: Figure,
+    runs: Sequence[Run],
+    drawn: Sequence[int] | None = None,
+    *,
+    line: bool,
+    marker: bool,
+) -> None:
+    """Over the figure, a mark for each of several runs; a single run needs none.
+
+    Only the runs with these indices are drawn; None is all.
+    """
     if len(runs) < 2:
         return
     handles = []
-    for i, run in enumerate(runs):
-        style = run_style(i)
+    for i in range(len(runs)) if drawn is None else drawn:
+        run, style = runs[i], run_style(i)
         style |= {} if line else {"ls": "none"}
         style |= {} if marker else {"marker": "none"}
         handles.append(Line2D([], [], ms=6.5, lw=2, label=run_name(run, 48), **style))
     longest = max(len(handle.get_label()) for handle in handles)
-    columns = max(1, min(len(runs), int(140 / (longest + 8))))
+    columns = max(1, min(len(handles), int(140 / (longest + 8))))
     figure.legend(
         handles=handles, loc="outside upper left", ncols=columns, handlelength=3 if line else 1
     )
@@ -150,6 +161,21 @@ def group_styles(run: Run) -> list[tuple[str, str, str, list[int]]]:
     return [style for style in styles[::-1] if style[3]]
 
 
+def by_frequency(run: Run) -> tuple[np.ndarray, np.ndarray, str]:
+    """Class indices, the most frequent class first; the classes' numbers; and what was counted.
+
+    Where no training instances are known, it is validation objects; without these nothing, "".
+    """
+    for key, counted in (
+        ("instance_count", "training instances"),
+        ("val_instances", "validation objects"),
+    ):
+        counts = run.column(key)
+        if np.isfinite(counts).any():
+            return np.argsort(-np.nan_to_num(counts), kind="stable"), counts, counted
+    return np.arange(len(counts)), counts, ""
+
+
 def class_colors(run: Run) -> list[str]:
     """(K,) the colour of each class's group."""
     colors = {k: color for _, color, _, members in group_styles(run) for k in members}
@@ -180,5 +206,6 @@ def coefficient(value: float | None) -> str:
     """A correlation as in tables: "-.52"."""
     if value is None or value != value:
         return "\N{EN DASH}"
-    text = f"{value:.2f}".replace("0.", ".", 1) if abs(value) < 0.995 else f"{value:.2f}"
+    value = round(float(value), 2) + 0.0  # a zero without a minus sign
+    text = f"{value:.2f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.2f}"
     return text.replace("-", "\N{MINUS SIGN}")

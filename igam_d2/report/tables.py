@@ -1,6 +1,6 @@
 """Tables: the metrics of all runs, and the classes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 
 import numpy as np
@@ -10,8 +10,6 @@ from .run_folder import Run
 from .style import THEME, run_style, signed
 
 NOTHING = "\N{EN DASH}"
-
-
 SHAPES = {  # of RUN_MARKERS, in a box of 14
     "o": '<circle cx="7" cy="7" r="5"/>',
     "s": '<path d="M2.5 2.5h9v9h-9z"/>',
@@ -20,7 +18,6 @@ SHAPES = {  # of RUN_MARKERS, in a box of 14
     "v": '<path d="M7 12.5l6-11H1z"/>',
     "P": '<path d="M5 1h4v4h4v4H9v4H5V9H1V5h4z"/>',
     "X": '<path d="M4 1l3 3 3-3 3 3-3 3 3 3-3 3-3-3-3 3-3-3 3-3-3-3z"/>',
-    "<": '<path d="M1.5 7l11-6v12z"/>',
 }
 
 
@@ -50,23 +47,27 @@ def difference(value: float | None, first: float | None) -> float | None:
 
 def metrics_text(runs: Sequence[Run]) -> str:
     """The metrics in %, a row for each run and task, and below it the difference to the first."""
-    width = max([len(run.name) for run in runs] + [14])
+    heads = {
+        task: f"{runs[0].dataset}, {TASKS[task]}"
+        for task in TASKS
+        if any(task in run.metrics for run in runs)
+    }
     lines = []
-    for task in [task for task in TASKS if any(task in run.metrics for run in runs)]:
+    width = max(map(len, [*heads.values(), *(run.name for run in runs), "  difference"]))
+    for task, head in heads.items():
         names = metric_names(runs, task)
-        lines.append(f"{runs[0].dataset}, {TASKS[task]}".ljust(width))
-        lines[-1] += "".join(f"{name:>9}" for name in names)
+        lines.append(_line(head, names, names, width))
         first = runs[0].metrics.get(task, {})
         for run in runs:
             values = [run.metrics.get(task, {}).get(name) for name in names]
             cells = ("-" if v is None else f"{v:.2f}" for v in values)
-            lines.append(run.name.ljust(width) + "".join(f"{cell:>9}" for cell in cells))
+            lines.append(_line(run.name, cells, names, width))
             if run is runs[0]:
                 continue
             changes = [difference(v, first.get(n)) for v, n in zip(values, names, strict=True)]
             cells = ("" if d is None else f"{d:+.2f}" for d in changes)
-            lines.append("  difference".ljust(width) + "".join(f"{cell:>9}" for cell in cells))
-    return "\n".join(line.rstrip() for line in lines)
+            lines.append(_line("  difference", cells, names, width))
+    return "\n".join(lines)
 
 
 def metrics_table(runs: Sequence[Run], task: str) -> str:
@@ -142,6 +143,12 @@ def class_table(runs: Sequence[Run], task: str) -> str:
         f'<table id="classes"><thead><tr>{head}</tr></thead>'
         f"<tbody>\n{chr(10).join(rows)}\n</tbody></table></div>"
     )
+
+
+def _line(first: str, cells: Iterable[str], names: Sequence[str], width: int) -> str:
+    """A row of text, its cells under the names."""
+    cells = (f"{cell:>{max(9, len(name) + 2)}}" for cell, name in zip(cells, names, strict=True))
+    return (first.ljust(width) + "".join(cells)).rstrip()
 
 
 def _cell(value: float | None) -> str:

@@ -16,7 +16,6 @@ from synthetic import write_dataset, write_run
 
 from igam_d2.report import drawing
 from igam_d2.report.build_report import write_report
-from igam_d2.report.page import Html, Section, write_page
 from igam_d2.report.style import coefficient, signed
 from igam_d2.report.tables import metrics_text
 
@@ -101,23 +100,16 @@ def test_the_page_needs_nothing_else(two_runs):
     assert targets and targets <= set(page.ids)
     assert text.count("data:image/jpeg") >= 5  # four images and a crop of each rare class
     assert "var(--ink)" in text and "prefers-color-scheme: dark" in text and "@media print" in text
-    drawings = re.findall(r"<figure>\s*(?:<figcaption>[^<]+</figcaption>)?\s*<svg [^>]*>", text)
+    drawings = re.findall(
+        r"<figure[^>]*>\s*(?:<figcaption>[^<]+</figcaption>)?\s*<svg [^>]*>", text
+    )
     assert len(drawings) == len(FIGURES)
+    assert all('tabindex="0"' in opening for opening in drawings)  # it scrolls where it is narrow
     for opening in drawings:
         assert 'role="img"' in opening and len(re.search('aria-label="([^"]+)"', opening)[1]) > 20
-    body = text[text.index("<figure>") : text.rindex("</figure>")]
+    body = text[text.index("<figure") : text.rindex("</figure>")]
     assert "#1f2933" not in body and "#ffffff" not in body  # ink and ground follow the theme
     assert len(text) < 4e6
-
-
-def test_figures_of_an_earlier_report_are_not_left(tmp_path):
-    folder = tmp_path / "figures"
-    folder.mkdir()
-    kept = {"mine.png", "tide.txt", "detectionsx.png"}
-    for name in kept | {"rare_28.svg", "tide.png", "confusion_old_run.png"}:
-        (folder / name).touch()
-    write_page(tmp_path / "report.html", "title", Html(""), [])
-    assert {path.name for path in folder.iterdir()} == kept
 
 
 def test_every_figure_is_a_file(two_runs):
@@ -173,8 +165,8 @@ def test_tables(two_runs):
 
 def test_numbers_as_text():
     assert [signed(v) for v in (1.25, -0.04, 0.0, -2)] == ["+1.2", "0.0", "0.0", "\u22122.0"]
-    values = [-0.5234, 0.07, 1.0, -1.0, None]
-    expected = ["\u2212.52", ".07", "1.00", "\u22121.00", "\u2013"]
+    values = [-0.5234, 0.07, 1.0, -1.0, None, -0.004, -0.996]
+    expected = ["\u2212.52", ".07", "1.00", "\u22121.00", "\u2013", ".00", "\u22121.00"]
     assert [coefficient(v) for v in values] == expected
 
 
@@ -187,7 +179,9 @@ def test_what_could_not_be_read_is_said(two_runs):
         "old/inference/synthetic_val/results.json is not whole JSON" in box[: box.index("</div>")]
     )
     # and in place, what a figure lacks: here only the first run has margins
-    assert "class_j" not in text and "Without a validation object (1): j." in text
+    section = text[text.index('<section id="margin">') : text.index('<section id="bias">')]
+    assert "<h3>one</h3>" in section and "<h3>two</h3>" not in section
+    assert "Without a validation object (1): j." in text
 
 
 def test_nulls_everywhere(tmp_path):
@@ -224,19 +218,6 @@ def test_nulls_everywhere(tmp_path):
     assert text.count("This needs annotations and detections") == 3
 
 
-def test_the_page_is_whole_or_not_there(tmp_path):
-    def parts():
-        yield "first"
-        raise RuntimeError("in the middle")
-
-    path = tmp_path / "report.html"
-    path.write_text("the former")
-    with pytest.raises(RuntimeError, match="in the middle"):
-        write_page(path, "title", Html(""), [Section("a", "A", parts())])
-    assert path.read_text() == "the former"
-    assert {item.name for item in tmp_path.iterdir()} == {"report.html", "figures"}
-
-
 def test_many_classes(tmp_path):
     dataset = write_dataset(tmp_path / "data", 1203, 300, photos=False)
     runs = [
@@ -251,7 +232,8 @@ def test_many_classes(tmp_path):
         "ap_by_group", "ap_correlation", "information_history", "margins_one", "margins_two",
         "model_bias", "tide", "learning_curves", "confusion_one", "confusion_two",
     }  # fmt: skip
-    assert "With 1,203 classes see the table" in text and "All 1,446,006 margins" not in text
+    assert "With 1,203 classes see the table" in text
+    assert "All 1,446,006 margins" in (tmp_path / "out/figures/margins_one.svg").read_text()
     assert "Mask AP" in text and "Box AP" in text
 
 
@@ -270,7 +252,8 @@ def test_command(tmp_path, capsys, monkeypatch):
     dataset = write_dataset(tmp_path / "data", 3, 4, photos=False)
     run = write_run(tmp_path / "run", dataset, refreshes=0, curve=False)
     assert command.main([str(run), "--task", "segm"]) == 2
-    assert "not evaluated" not in capsys.readouterr().out
+    captured = capsys.readouterr()
+    assert captured.out == "" and "No run was evaluated for segm" in captured.err
     for wrong in (
         ["--score-threshold", "30"],
         ["--max-rare", "-1"],
@@ -306,6 +289,8 @@ def test_metrics_as_text(two_runs):
     runs, _ = load_runs([root / "one", root / "two"])
     lines = metrics_text(runs).splitlines()
     first, second, change = ([cell for cell in line.split()[1:]] for line in lines[1:4])
+    assert len({len(line) for line in (lines[0], *lines[1:3])}) == 1  # right-aligned columns
+    assert lines[0].startswith("synthetic_val, box  ") and lines[0].endswith(" AR@300")
     for a, b, d in zip(first[:5], second[:5], change[:5], strict=True):
         assert float(d) == pytest.approx(float(b) - float(a), abs=0.011)
 

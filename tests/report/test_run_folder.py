@@ -68,6 +68,51 @@ def test_the_last_predictor_and_the_later_line_count(run):
     assert history.potentials is None
 
 
+def test_lines_of_another_form_are_left_out(run):
+    good = {"iteration": 10_000, "predictor": "roi_heads.box_predictor", "information": [1.0] * 10}
+    with open(run / "information.jsonl", "a") as f:
+        for wrong in (
+            {"information": ["much"] * 10},
+            {"information": 3},
+            {"potentials": 0.5},
+            {"potentials": [0.1] * 9},
+            {"potentials": [[0.1]] * 10},
+        ):
+            f.write("\n" + json.dumps(good | wrong) + "\n")
+        f.write("[" * 100_000 + "\n")
+    history = load_run(run).history
+    assert history.iterations[-1] == 1199 and len(history.potentials) == 10
+    with open(run / "information.jsonl", "a") as f:
+        f.write(json.dumps(good | {"margin_sign": -1}) + "\n")
+    history = load_run(run).history
+    assert history.iterations[-1] == 10_000 and history.margin_sign == -1
+
+
+def append(run, *rows):
+    with open(run / "metrics.json", "a") as f:
+        f.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def test_a_resumed_training_undoes_what_followed(run):
+    append(run, {"iteration": 300, "bbox/AP": 7.0})  # an evaluation alone undoes nothing
+    assert len(load_run(run).curve.iterations) == 60
+    append(run, {"iteration": 819, "total_loss": 0.5}, {"iteration": 839, "total_loss": 0.4})
+    curve = load_run(run).curve
+    assert curve.iterations.tolist() == list(range(19, 840, 20))
+    assert curve.total_loss[-2:].tolist() == [0.5, 0.4]
+    assert curve.evaluations["bbox/AP"][0].tolist() == [300, 400, 800]
+    append(run, {"iteration": 19, "total_loss": 2.0})  # a new training in the same folder
+    curve = load_run(run).curve
+    assert curve.iterations.tolist() == [19] and not curve.evaluations
+
+
+def test_of_two_test_sets_the_reports_is_read(run):
+    for name, ap in (("synthetic_val", 8.0), ("other_val", 9.0)):
+        append(run, {"iteration": 1200, f"{name}/bbox/AP": ap, f"{name}/bbox/AP50": 1.0})
+    curve = load_run(run).curve
+    assert {key: y.tolist() for key, (_, y) in curve.evaluations.items()} == {"bbox/AP": [8.0]}
+
+
 def test_names_are_as_short_as_they_can_be(tmp_path):
     paths = [tmp_path / name for name in ("a/x", "b/x", "b/y")]
     assert distinct_names(paths) == ["a/x", "b/x", "y"]
@@ -90,6 +135,8 @@ def test_results_cut_short(run):
     path.write_text(path.read_text()[:300])
     problem = sentence([run])
     assert str(path) in problem and "whole JSON" in problem and "evaluate again" in problem
+    path.write_text("[" * 100_000)
+    assert "whole JSON" in sentence([run])
 
 
 @pytest.mark.parametrize("key", ["classes", "metrics", "dataset"])
