@@ -141,6 +141,8 @@ def load_ground_truth(run: Run) -> GroundTruth:
             )
             for i, (absent, not_exhaustive) in enumerate(federated)
         ]
+        if all(len(known[known >= 0]) == len(run.classes) for known in judged):
+            judged = None
     return GroundTruth(ids, paths, start, classes, rows[order, 2:6], judged, ignored)
 
 

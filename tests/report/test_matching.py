@@ -126,6 +126,9 @@ def test_annotations_of_lvis_say_what_was_looked_for(tmp_path):
     assert [known.tolist() for known in truth.judged] == [[0, 2]] and not truth.judges_all
     assert truth.class_index.tolist() == [0, 1] and truth.paths == [Path("/x/val/1.jpg")]
     assert truth.ignored[0][0].tolist() == [0] and truth.ignored[0][1].tolist() == [[0, 0, 9, 9]]
+    content["images"] = [image | {"neg_category_ids": [30, 40], "not_exhaustive_category_ids": []}]
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    assert load_ground_truth(run).judged is None  # everything was looked for
 
 
 def test_pictures_are_upright_and_mistakes_in_their_size_are_not_read(tmp_path, monkeypatch):
