@@ -1,4 +1,4 @@
-"""The detections of a data set as arrays: 32 bytes each, where a dictionary takes a kilobyte."""
+"""The detections of a data set as arrays: 32 bytes each, where a dictionary takes 456."""
 
 import json
 import zipfile

@@ -15,7 +15,13 @@ from detectron2.utils.file_io import PathManager
 
 from ..errors import InputError
 
-__all__ = ["check_annotation_file", "check_test_datasets", "load_training_set"]
+__all__ = [
+    "EVALUATOR_TYPES",
+    "check_annotation_file",
+    "check_evaluator_type",
+    "check_test_datasets",
+    "load_training_set",
+]
 
 EVALUATOR_TYPES = ("lvis", "coco", "pascal_voc")
 # Annotators' rounding: LVIS and COCO have boxes that end a fraction of a pixel outside the image.
@@ -58,12 +64,7 @@ def check_test_datasets(cfg: CfgNode) -> None:
     for name in cfg.DATASETS.TEST:
         json_file = check_registration(name)
         _check_num_classes(name, cfg)
-        evaluator_type = MetadataCatalog.get(name).get("evaluator_type")
-        if evaluator_type not in EVALUATOR_TYPES:
-            raise InputError(
-                f"{name!r} cannot be evaluated: the evaluator_type of its metadata is "
-                f"{evaluator_type!r}, and should be one of {', '.join(map(repr, EVALUATOR_TYPES))}."
-            )
+        check_evaluator_type(name)
         if json_file is None:
             continue
         content = check_annotation_file(json_file, outlines=False, annotated=False)
@@ -81,6 +82,21 @@ def check_test_datasets(cfg: CfgNode) -> None:
         _check_folders(folders, name)
 
 
+def check_evaluator_type(name: str) -> str:
+    """Checks that a data set can be evaluated, and returns the ``evaluator_type`` of its metadata.
+
+    Raises:
+        InputError: another type, or none, as of a data set that nobody registered.
+    """
+    evaluator_type = MetadataCatalog.get(name).get("evaluator_type")
+    if evaluator_type not in EVALUATOR_TYPES:
+        raise InputError(
+            f"{name!r} cannot be evaluated: the evaluator_type of its metadata is "
+            f"{evaluator_type!r}, and should be one of {', '.join(map(repr, EVALUATOR_TYPES))}."
+        )
+    return evaluator_type
+
+
 def check_annotation_file(
     path: str,
     *,
@@ -92,8 +108,7 @@ def check_annotation_file(
     """Checks that a file is an annotation file in COCO or LVIS format, and returns what it holds.
 
     Args:
-        outlines: with the objects' outlines, which of LVIS take more than a gigabyte as Python's
-            numbers.
+        outlines: with the objects' outlines, whose numbers take more memory than all the rest.
         annotated: whether it must have annotations, which a test set has not.
         annotation, image: more keys that each of them needs.
 

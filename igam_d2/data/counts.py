@@ -101,7 +101,7 @@ def _of_file(json_file: str) -> dict:
             return content
     except (OSError, ValueError, KeyError, TypeError):
         pass  # none yet, or not whole: made below
-    data = check_annotation_file(json_file)
+    data = check_annotation_file(json_file, outlines=False)
     content = _tally((ann["image_id"], ann) for ann in data["annotations"])
     content["category_ids"] = sorted(category["id"] for category in data["categories"])
     content["num_images"] = len(data["images"])

@@ -33,7 +33,7 @@ class CheckpointHook(HookBase):
 
     At SIGTERM, to any of the processes, all save once after the same iteration and exit with
     status :data:`PREEMPTED`. The processes agree through the store of their process group, not by
-    a collective. In an evaluation, with everything saved, a process exits at once.
+    a collective. In an evaluation, with everything saved, a process does not wait for that.
     """
 
     def __init__(

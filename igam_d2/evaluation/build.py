@@ -9,6 +9,7 @@ from detectron2.data import MetadataCatalog
 from torch import nn
 
 from ..data import class_counts
+from ..data.checks import EVALUATOR_TYPES, check_evaluator_type
 from ..errors import InputError
 from ..modeling import CosineOutputLayers
 from .coco import COCOEvaluator
@@ -18,13 +19,13 @@ from .voc import PascalVOCEvaluator
 
 __all__ = ["build_evaluator", "information_of"]
 
-EVALUATORS = {"lvis": LVISEvaluator, "coco": COCOEvaluator, "pascal_voc": PascalVOCEvaluator}
+EVALUATORS = dict(
+    zip(EVALUATOR_TYPES, (LVISEvaluator, COCOEvaluator, PascalVOCEvaluator), strict=True)
+)
 
 
 def build_evaluator(
-    cfg: CfgNode,
-    dataset_name: str,
-    output_folder: str | None = None,
+    cfg: CfgNode, dataset_name: str, output_folder: str | None = None
 ) -> ClassEvaluator:
     """Choose by the ``evaluator_type`` of the data set's metadata: "lvis", "coco", "pascal_voc".
 
@@ -38,13 +39,7 @@ def build_evaluator(
     """
     if output_folder is None:
         output_folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
-    metadata = MetadataCatalog.get(dataset_name)
-    evaluator_type = metadata.get("evaluator_type")
-    if evaluator_type not in EVALUATORS:
-        raise InputError(
-            f"No evaluator for data set {dataset_name!r}: the evaluator_type of its metadata is "
-            f"{evaluator_type!r}, and should be one of {', '.join(map(repr, EVALUATORS))}."
-        )
+    evaluator_type = check_evaluator_type(dataset_name)
     if evaluator_type == "lvis":  # its annotation files have the counts
         kwargs = {"backend": cfg.TEST.get("LVIS_BACKEND", "hotcoco")}
     else:

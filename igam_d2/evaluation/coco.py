@@ -9,8 +9,8 @@ from ..data import check_annotation_file
 from ..detections import Detections
 from .coco_format import (
     annotation_file,
+    ground_truth_of,
     load_detections,
-    ordered_categories,
     per_class_ap,
     run,
     tide_errors,
@@ -41,15 +41,7 @@ class COCOEvaluator(ClassEvaluator):
 
     def _load_ground_truth(self) -> GroundTruth:
         content = check_annotation_file(self._json_file, outlines=False, annotated=False)
-        categories, counts = ordered_categories(self._metadata, content)
-        return GroundTruth(
-            image_ids=np.array([image["id"] for image in content["images"]], dtype=np.int64),
-            categories=categories,
-            val_instances=counts,
-            json_file=self._json_file,
-            image_root=str(self._metadata.get("image_root", "")),
-            data=content,
-        )
+        return ground_truth_of(self._dataset_name, self._json_file, content)
 
     def _groups(self, ground_truth):
         if self._instance_count is None:

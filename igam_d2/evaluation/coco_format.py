@@ -11,14 +11,14 @@ import hotcoco
 import numpy as np
 from detectron2.data import MetadataCatalog
 
-from ..detections import Detections, Masks
+from ..detections import Detections
 from ..errors import InputError
+from .structures import GroundTruth
 
 __all__ = [
     "annotation_file",
+    "ground_truth_of",
     "load_detections",
-    "mask_areas",
-    "ordered_categories",
     "per_class_ap",
     "percent",
     "run",
@@ -42,14 +42,20 @@ def annotation_file(dataset_name: str) -> str:
     return json_file
 
 
-def ordered_categories(
-    metadata, content: dict[str, Any], *, crowds: bool = False
-) -> tuple[list[dict], np.ndarray]:
-    """The categories in the order of the contiguous classes, and the instances (K,) of each, with
-    `crowds` also those that are marked as a crowd.
+def ground_truth_of(
+    dataset_name: str, json_file: str, content: dict[str, Any], *, crowds: bool = False
+) -> GroundTruth:
+    """What all formats take from the content of an annotation file, which is its `data`.
 
     Without a map in the metadata, classes are numbered as the ids are sorted, as Detectron2 does.
+
+    Args:
+        crowds: count also instances that are marked as a crowd.
+
+    Raises:
+        InputError: the file has other classes than the data set is registered with.
     """
+    metadata = MetadataCatalog.get(dataset_name)
     categories = {category["id"]: category for category in content["categories"]}
     mapping = metadata.get("thing_dataset_id_to_contiguous_id")
     ids = sorted(mapping, key=mapping.get) if mapping else sorted(categories)
@@ -63,37 +69,45 @@ def ordered_categories(
             else f"{len(names)} classes are registered, and it has {len(ids)} categories"
         )
         raise InputError(
-            f"The annotations of {metadata.name!r} are of other classes than it is registered "
+            f"The annotations of {dataset_name!r} are of other classes than it is registered "
             f"with ({reason}): register it with those of its file."
         )
     counts = Counter(
         a["category_id"] for a in content["annotations"] if crowds or not a.get("iscrowd", 0)
     )
-    ordered = [{**categories[i], "name": name} for i, name in zip(ids, names, strict=True)]
-    return ordered, np.array([counts[i] for i in ids], dtype=np.int64)
+    return GroundTruth(
+        image_ids=np.array([image["id"] for image in content["images"]], dtype=np.int64),
+        categories=[{**categories[i], "name": name} for i, name in zip(ids, names, strict=True)],
+        val_instances=np.array([counts[i] for i in ids], dtype=np.int64),
+        json_file=json_file,
+        image_root=str(metadata.get("image_root", "")),
+        data=content,
+    )
 
 
-def load_detections(ground_truth: hotcoco.COCO, detections: Detections, task: str) -> hotcoco.COCO:
-    """Hand over detections; for masks, small, medium and large are by the mask's own area."""
-    rows = np.empty((len(detections), 7))
-    rows[:, 0] = detections.image_id
-    rows[:, 1:5] = detections.box
-    rows[:, 5] = detections.score
-    rows[:, 6] = detections.category_id
-    if task == "bbox":
+def load_detections(
+    ground_truth: hotcoco.COCO, detections: Detections, task: str, *, drop_empty: bool = False
+) -> hotcoco.COCO:
+    """Hand over detections, with `drop_empty` without boxes or masks of no area; small, medium and
+    large are by the area of what is evaluated."""
+    rles = None
+    if task == "segm" and len(detections):
+        rles = detections.masks.unpack()
+        area = hotcoco.mask.area(rles).astype(np.float64)
+    else:
+        area = detections.box[:, 2].astype(np.float64) * detections.box[:, 3]
+    kept = np.flatnonzero(area > 0) if drop_empty else np.arange(len(area))
+    rows = np.empty((len(kept), 7))
+    rows[:, 0] = detections.image_id[kept]
+    rows[:, 1:5] = detections.box[kept]
+    rows[:, 5] = detections.score[kept]
+    rows[:, 6] = detections.category_id[kept]
+    if rles is None:
         return ground_truth.load_res(rows)
-    rles = detections.masks.unpack()
-    loaded = ground_truth.load_res(rows, segmentation=rles)
-    if rles:
-        ids = np.arange(1, len(rles) + 1)
-        loaded.update_anns(ids=ids, area=hotcoco.mask.area(rles).astype(np.float64))
+    loaded = ground_truth.load_res(rows, segmentation=[rles[i] for i in kept])
+    if len(kept):
+        loaded.update_anns(ids=np.arange(1, len(kept) + 1), area=area[kept])
     return loaded
-
-
-def mask_areas(masks: Masks) -> np.ndarray:
-    """(N,) areas in square pixels."""
-    rles = masks.unpack()
-    return hotcoco.mask.area(rles) if rles else np.zeros(0)
 
 
 def run(evaluation: hotcoco.COCOeval) -> dict[str, float]:

@@ -36,7 +36,7 @@ def _runs_on_current_numpy():
 def evaluate(
     json_file: str, records: list[dict], task: str, category_ids: list[int]
 ) -> tuple[dict[str, float], np.ndarray]:
-    """Evaluate detections, at least one, by the LVIS rules; slow, and a kilobyte of memory each.
+    """Evaluate detections, at least one, by the LVIS rules; slow, and in much memory.
 
     Args:
         records: in LVIS's format of results, limited to the best of each image; they are changed.

@@ -207,7 +207,7 @@ def class_positions(run: Run, category_id: np.ndarray) -> np.ndarray:
 
 
 def _without_outline(record: dict) -> dict:
-    """Of an annotation, what LVIS's would take a gigabyte for."""
+    """Of an annotation, what takes more memory than all the rest."""
     record.pop("segmentation", None)
     return record
 

@@ -70,7 +70,6 @@ def test_two_processes_gather_what_one_has(tmp_path):
     mp.spawn(_one_of_two_processes, args=(str(tmp_path),), nprocs=2)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_the_process_never_has_a_second_copy():
     """Not only what is allocated: what freed pieces leave behind counts too."""
     code = """
