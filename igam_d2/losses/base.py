@@ -7,7 +7,15 @@ import torch
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
-__all__ = ["CLS_LOSS_REGISTRY", "CONTEXT", "ClsLoss", "loss_defaults"]
+__all__ = [
+    "CLS_LOSS_REGISTRY",
+    "CONTEXT",
+    "COUNTS",
+    "ClsLoss",
+    "EmptyClassError",
+    "checked_counts",
+    "loss_defaults",
+]
 
 CLS_LOSS_REGISTRY = Registry("CLS_LOSS")
 CLS_LOSS_REGISTRY.__doc__ = """
@@ -15,26 +23,45 @@ Classification losses, subclasses of :class:`ClsLoss`, chosen by
 ``MODEL.ROI_BOX_HEAD.CLS_LOSS.NAME``.
 """
 
-# What a loss may ask for by naming it in its constructor, beside its own constants.
-CONTEXT = ("num_classes", "embedding_dim", "normalization")
+# What a loss may ask for by naming it in its constructor, beside its own constants; of these, what
+# comes from the training annotations: (K,) int64 each, a number, and "r", "c" or "f" for each class.
+COUNTS = ("class_image_count", "class_instance_count", "num_images", "class_frequency")
+CONTEXT = ("num_classes", "embedding_dim", "normalization", *COUNTS)
+
+
+class EmptyClassError(ValueError):
+    """A loss that needs every class to have training data was given some that have none.
+
+    Attributes:
+        classes: their numbers.
+    """
+
+    def __init__(self, classes: list[int]):
+        self.classes = classes
+        super().__init__(f"there is nothing to train on of the classes {classes}")
 
 
 class ClsLoss(nn.Module):
     """Loss of a box classifier over K foreground classes and the background, class K.
 
     A subclass is built from keyword arguments: what it names of :data:`CONTEXT` is given to it,
-    every other one has a default, which becomes its config key.
+    every other one has a default, which becomes its config key. What it reads of the training data
+    must be in its buffers: at test time it may be built without, and takes them from a checkpoint.
 
     Class attributes:
         classifier: "linear" scores are w.x + b; "cosine" scores are cosines in [-1, 1],
             float32 also under autocast, and the loss owns the scale.
         bias: whether a linear classifier has one.
         prior_prob: with a number, a linear classifier starts with sigmoid(bias) = prior_prob.
+        sums_to_one: whether the K + 1 probabilities of a RoI do, as those of a softmax.
+        second_stage: whether it trains parameters of its own over a detector that is frozen.
     """
 
     classifier: ClassVar[Literal["linear", "cosine"]] = "linear"
     bias: ClassVar[bool] = True
     prior_prob: ClassVar[float | None] = None
+    sums_to_one: ClassVar[bool] = True
+    second_stage: ClassVar[bool] = False
 
     def __init__(self, num_classes: int):
         super().__init__()
@@ -62,6 +89,8 @@ class ClsLoss(nn.Module):
     ) -> dict[str, Tensor]:
         """Scalars that are summed into ``loss_cls``.
 
+        A loss with state updates it in training mode alone, to the same on all processes.
+
         Args:
             scores: (R, num_outputs) of the classifier.
             gt_classes: (R,) in [0, K].
@@ -78,6 +107,24 @@ class ClsLoss(nn.Module):
     @torch.no_grad()
     def set_information(self, information: Tensor) -> None:
         """Is told the information amounts (K,) in bits, NaN if not measured, at a refresh."""
+
+
+def checked_counts(counts: Tensor, num_classes: int, *, positive: bool = False) -> Tensor:
+    """Counts of the classes, (K,) -> (K,) float64.
+
+    Raises:
+        ValueError: of another length.
+        EmptyClassError: with `positive`, if some are zero.
+    """
+    counts = torch.as_tensor(counts).double()
+    if counts.shape != (num_classes,):
+        raise ValueError(
+            f"the training data have counts of {counts.numel()} classes, and the model "
+            f"{num_classes}: MODEL.ROI_HEADS.NUM_CLASSES must be the number of classes."
+        )
+    if positive and (counts <= 0).any():
+        raise EmptyClassError((counts <= 0).nonzero().flatten().tolist())
+    return counts
 
 
 def loss_defaults(loss: type[ClsLoss]) -> dict[str, Any]:

@@ -1,7 +1,18 @@
-"""The one way in which losses over RoIs are averaged."""
+"""What the losses share: means over RoIs, binary cross-entropies, sums over processes."""
 
+import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+
+__all__ = [
+    "at_true_class",
+    "mean_cross_entropy",
+    "mean_of_rows",
+    "sigmoid_rows",
+    "sum_over_processes_",
+    "with_background",
+]
 
 
 def mean_cross_entropy(
@@ -14,9 +25,79 @@ def mean_cross_entropy(
         gt_classes: (R,) in [0, C)
         sample_weight: (R,), or None for equal ones
     """
-    logits = logits.float() if logits.dtype.itemsize < 4 else logits
+    logits = at_least_float32(logits)
     if sample_weight is None:
         # "mean" of nothing would be NaN
         return F.cross_entropy(logits, gt_classes, reduction="sum") / max(len(gt_classes), 1)
-    losses = F.cross_entropy(logits, gt_classes, reduction="none")
+    return mean_of_rows(F.cross_entropy(logits, gt_classes, reduction="none"), sample_weight)
+
+
+def mean_of_rows(losses: Tensor, sample_weight: Tensor | None = None) -> Tensor:
+    """(R,) -> the mean with the weights (R,); zero with zero gradients for no rows."""
+    if sample_weight is None:
+        return losses.sum() / max(len(losses), 1)
     return (losses * sample_weight).sum() / sample_weight.sum().clamp(min=1e-12)
+
+
+def at_least_float32(scores: Tensor) -> Tensor:
+    return scores.float() if scores.dtype.itemsize < 4 else scores
+
+
+def at_true_class(values: Tensor, gt_classes: Tensor) -> Tensor:
+    """(R, C) or (C,), (R,) -> (R,): each row's value of its class; of class C - 1 for one beyond.
+
+    A sigmoid classifier has no column for the background, whose rows are to be masked out.
+    """
+    index = gt_classes.clamp(max=values.shape[-1] - 1)
+    return values[index] if values.dim() == 1 else values.gather(1, index[:, None]).squeeze(1)
+
+
+def sigmoid_rows(
+    scores: Tensor,
+    gt_classes: Tensor,
+    *,
+    negative: Tensor | None = None,
+    positive: Tensor | None = None,
+) -> Tensor:
+    """Binary cross-entropies of each row, summed: -log sigmoid(z) of its class, -log(1 - sigmoid(z))
+    of the others.
+
+    Args:
+        scores: (R, C), C = K + 1, or K for a classifier without background: its rows of class K
+            are negative throughout.
+        gt_classes: (R,) in [0, K].
+        negative: weight of the others, (C,) or (R, C); None for 1.
+        positive: weight of the own class, (R,); None for 1.
+
+    Returns:
+        (R,)
+    """
+    cells = F.softplus(scores)  # -log(1 - sigmoid(z)) = softplus(z), -log sigmoid(z) less z
+    own = at_true_class(cells, gt_classes)
+    if negative is None:
+        rows, own_as_negative = cells.sum(1), own
+    else:
+        rows = cells @ negative if negative.dim() == 1 else (cells * negative).sum(1)
+        own_as_negative = own * at_true_class(negative, gt_classes)
+    own = own - at_true_class(scores, gt_classes)
+    if positive is not None:
+        own = own * positive
+    return rows + (own - own_as_negative).where(gt_classes < scores.shape[1], 0)
+
+
+def with_background(probs: Tensor) -> Tensor:
+    """(R, K) -> (R, K + 1): a background of probability zero, for methods that have none."""
+    return F.pad(probs, (0, 1))
+
+
+def sum_over_processes_(*tensors: Tensor) -> None:
+    """Sums each over the processes, in place and in one collective; nothing for a single process.
+
+    All of them must take part, also one whose batch is empty.
+    """
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    dist.all_reduce(flat)
+    for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+        tensor.copy_(part.view_as(tensor))
