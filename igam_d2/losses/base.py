@@ -23,8 +23,8 @@ Classification losses, subclasses of :class:`ClsLoss`, chosen by
 ``MODEL.ROI_BOX_HEAD.CLS_LOSS.NAME``.
 """
 
-# What a loss may ask for by naming it in its constructor, beside its own constants; of these, what
-# comes from the training annotations: (K,) int64 each, a number, and "r", "c" or "f" for each class.
+# What a loss may ask for by naming it in its constructor, beside its own constants. COUNTS come from
+# the training annotations: (K,) int64 each, a number, and "r", "c" or "f" for each class.
 COUNTS = ("class_image_count", "class_instance_count", "num_images", "class_frequency")
 CONTEXT = ("num_classes", "embedding_dim", "normalization", *COUNTS)
 
@@ -45,8 +45,8 @@ class ClsLoss(nn.Module):
     """Loss of a box classifier over K foreground classes and the background, class K.
 
     A subclass is built from keyword arguments: what it names of :data:`CONTEXT` is given to it,
-    every other one has a default, which becomes its config key. What it reads of the training data
-    must be in its buffers: at test time it may be built without, and takes them from a checkpoint.
+    every other one has a default, which becomes its config key. Of the training data's counts, what
+    is needed at test time must be in a persistent buffer: it may be built without them then.
 
     Class attributes:
         classifier: "linear" scores are w.x + b; "cosine" scores are cosines in [-1, 1],

@@ -14,9 +14,27 @@ from ..functional import (
 )
 from .base import CLS_LOSS_REGISTRY
 from .cosine_ce import CosineCELoss
-from .reduction import mean_cross_entropy
+from .reduction import at_least_float32, mean_cross_entropy
 
-__all__ = ["IGAMLoss"]
+__all__ = ["IGAMLoss", "margin_cross_entropy"]
+
+
+def margin_cross_entropy(
+    scores: Tensor,
+    gt_classes: Tensor,
+    potentials: Tensor,
+    *,
+    scale: float,
+    sign: float = 1.0,
+    sample_weight: Tensor | None = None,
+) -> Tensor:
+    """Mean cross-entropy of :func:`igam_d2.functional.margin_logits`, weighted or not."""
+    scores = at_least_float32(scores)
+    margin = {"scale": scale, "sign": sign}
+    if sample_weight is None:
+        return igam_loss(scores, gt_classes, potentials, **margin)
+    logits = margin_logits(scores, gt_classes, potentials, **margin)
+    return mean_cross_entropy(logits, gt_classes, sample_weight)
 
 
 @CLS_LOSS_REGISTRY.register()
@@ -57,14 +75,15 @@ class IGAMLoss(CosineCELoss):
     def forward(
         self, scores, gt_classes, *, embeddings=None, class_weight=None, sample_weight=None
     ) -> dict[str, Tensor]:
-        if scores.dtype.itemsize < 4:
-            scores = scores.float()
-        args = (scores, gt_classes, self.potentials)
-        margin = {"scale": self.scale, "sign": self.margin_sign}
-        if sample_weight is None:
-            return {"loss_cls": igam_loss(*args, **margin)}
-        logits = margin_logits(*args, **margin)
-        return {"loss_cls": mean_cross_entropy(logits, gt_classes, sample_weight)}
+        loss = margin_cross_entropy(
+            scores,
+            gt_classes,
+            self.potentials,
+            scale=self.scale,
+            sign=self.margin_sign,
+            sample_weight=sample_weight,
+        )
+        return {"loss_cls": loss}
 
     @torch.no_grad()
     def set_information(self, information: Tensor) -> None:

@@ -6,9 +6,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = [
+    "at_least_float32",
     "at_true_class",
+    "foreground_mean",
     "mean_cross_entropy",
     "mean_of_rows",
+    "probs_beside_background",
+    "sampled_rows",
     "sigmoid_rows",
     "sum_over_processes_",
     "with_background",
@@ -39,6 +43,15 @@ def mean_of_rows(losses: Tensor, sample_weight: Tensor | None = None) -> Tensor:
     return (losses * sample_weight).sum() / sample_weight.sum().clamp(min=1e-12)
 
 
+def foreground_mean(
+    losses: Tensor, gt_classes: Tensor, num_classes: int, sample_weight: Tensor | None = None
+) -> Tensor:
+    """(R,) -> the weighted sum over the number of foreground RoIs, or over 1 if there is none."""
+    if sample_weight is not None:
+        losses = losses * sample_weight
+    return losses.sum() / (gt_classes < num_classes).sum().clamp(min=1)
+
+
 def at_least_float32(scores: Tensor) -> Tensor:
     return scores.float() if scores.dtype.itemsize < 4 else scores
 
@@ -59,8 +72,8 @@ def sigmoid_rows(
     negative: Tensor | None = None,
     positive: Tensor | None = None,
 ) -> Tensor:
-    """Binary cross-entropies of each row, summed: -log sigmoid(z) of its class, -log(1 - sigmoid(z))
-    of the others.
+    """Binary cross-entropies of each row, summed: -log sigmoid(z) of its class, and
+    -log(1 - sigmoid(z)) of the others.
 
     Args:
         scores: (R, C), C = K + 1, or K for a classifier without background: its rows of class K
@@ -85,6 +98,15 @@ def sigmoid_rows(
     return rows + (own - own_as_negative).where(gt_classes < scores.shape[1], 0)
 
 
+def sampled_rows(candidates: Tensor, number: Tensor) -> Tensor:
+    """A random `number` (a scalar) of the True rows of (R,), or all; (R,) bool.
+
+    The number is not looked at, so that nobody waits for the device.
+    """
+    keys = torch.rand(candidates.shape, device=candidates.device).where(candidates, 2.0)
+    return candidates & (keys.argsort().argsort() < number)
+
+
 def with_background(probs: Tensor) -> Tensor:
     """(R, K) -> (R, K + 1): a background of probability zero, for methods that have none."""
     return F.pad(probs, (0, 1))
@@ -101,3 +123,9 @@ def sum_over_processes_(*tensors: Tensor) -> None:
     dist.all_reduce(flat)
     for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
         tensor.copy_(part.view_as(tensor))
+
+
+def probs_beside_background(scores: Tensor) -> Tensor:
+    """(R, K + 1) scores -> (R, K + 1): sigmoid_j (1 - sigmoid_K), the background's sigmoid_K."""
+    probs = scores.sigmoid()
+    return torch.cat([probs[:, :-1] * (1 - probs[:, -1:]), probs[:, -1:]], dim=1)
