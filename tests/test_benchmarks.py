@@ -45,8 +45,8 @@ def test_memory():
     assert 8000 <= peak_bytes(two_at_once, "cpu") < 8200
 
 
-def test_loss_table():
-    from loss import compare
+def test_igam_loss_table():
+    from igam_loss import compare
 
     lines = compare(64, 20, 0.75, 2, "cpu").splitlines()
     saved = {line.split("  ")[0]: line.split()[-2] for line in lines[2:]}
@@ -54,6 +54,33 @@ def test_loss_table():
     cells = [line.split() for line in lines[2:]]
     assert cells[1][3] == cells[1][5] == "1.00"  # cosine CE over itself
     assert float(cells[2][5]) > 2 and float(cells[3][5]) < 1.15  # saved by the loss
+
+
+def test_table_of_all_losses(capsys):
+    from losses import main
+
+    from igam_d2.losses import CLS_LOSS_REGISTRY
+
+    size = ["--rows", "64", "--classes", "20", "--repeats", "2"]
+    assert main(size) == 0
+    table, last = capsys.readouterr().out.strip().split("\n\n")[1:]
+    cells = {line.split()[0]: line.split() for line in table.splitlines()[2:]}
+    assert cells.keys() == {name for name, _ in CLS_LOSS_REGISTRY}
+    assert cells["SoftmaxCELoss"][2:] == ["1.00", "1.00", "to", "1.00", "1.00"]
+    assert f"of {len(cells)} above 4 times SoftmaxCELoss" in last
+    assert main([*size, "--limit", "1e9"]) == 0 and main([*size, "--limit", "1e-9"]) == 1
+
+
+def test_rois_come_as_the_sampler_gives_them():
+    from losses import loss_context, rois
+
+    generator = torch.Generator().manual_seed(0)
+    context = loss_context(300, generator)
+    counts = context["class_instance_count"]
+    assert (counts.min(), counts.max()) == (1, 50_000)
+    assert set(context["class_frequency"]) == set("rcf")
+    foreground = rois(2048, context, 0.25, generator).view(4, 512) < 300
+    assert foreground[:, :128].all() and not foreground[:, 128:].any()
 
 
 def test_listing_is_the_floor():

@@ -5,12 +5,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from igam_d2.config import build_cls_loss, load_config
+from igam_d2.config import load_config, make_cls_loss
 from igam_d2.errors import InputError
 from igam_d2.losses import CLS_LOSS_REGISTRY, IGAMLoss
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
 LOSS = "MODEL.ROI_BOX_HEAD.CLS_LOSS"
+CALIBRATION = "TEST.CALIBRATION"
+SOFTMAX = ["MODEL.ROI_HEADS.NAME", "IGAMROIHeads", f"{LOSS}.NAME", "SoftmaxCELoss"]
+CASCADE = [
+    *("MODEL.ROI_HEADS.NAME", "IGAMCascadeROIHeads"),
+    *("MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", "True"),
+]
 
 
 def refused(opts: list[str], file: str = "") -> str:
@@ -26,11 +32,20 @@ def test_every_config_of_the_project_loads(path):
 
 def test_loss_is_built_from_its_node_and_the_context():
     cfg = load_config("", [f"{LOSS}.IGAMLoss.SCALE", "20.0", "MODEL.IGAM.NORMALIZATION", "ratio"])
-    loss = build_cls_loss(cfg)
+    loss = make_cls_loss(cfg)
     assert isinstance(loss, IGAMLoss) and (loss.scale, loss.normalization) == (20.0, "ratio")
     assert loss.potentials.shape == (80,)
     nodes = set(cfg.MODEL.ROI_BOX_HEAD.CLS_LOSS) - {"NAME"}
     assert nodes == {name for name, _ in CLS_LOSS_REGISTRY}
+
+
+def test_calibration_and_cascade_of_what_they_are_for():
+    for opts in (
+        [*SOFTMAX, f"{CALIBRATION}.TAU", "1.0", f"{CALIBRATION}.NORCAL_GAMMA", "0.6"],
+        [*SOFTMAX, f"{LOSS}.NAME", "CosineCELoss", f"{CALIBRATION}.NORCAL_GAMMA", "0.6"],
+        CASCADE,
+    ):
+        load_config("", opts)
 
 
 def test_device_falls_back_to_the_cpu_with_a_line_that_says_so(caplog, monkeypatch):
@@ -57,6 +72,38 @@ def test_device_falls_back_to_the_cpu_with_a_line_that_says_so(caplog, monkeypat
         (
             ["MODEL.ROI_HEADS.NAME", "IGAMROIHeads", "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE", "True"],
             ["USE_SIGMOID_CE", "no effect"],
+        ),
+        (
+            [*CASCADE, "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", "False"],
+            ["CLS_AGNOSTIC_BBOX_REG is False", "IGAMCascadeROIHeads", "set it to True"],
+        ),
+        (
+            [*CASCADE, "MODEL.ROI_BOX_CASCADE_HEAD.IOUS", "(0.6, 0.7, 0.8)"],
+            ["IOUS begins with 0.6", "IOU_THRESHOLDS with 0.5", "must be the same"],
+        ),
+        (
+            [*CASCADE, "MODEL.ROI_BOX_CASCADE_HEAD.IOUS", "(0.5, 0.6)"],
+            ["2 IOUS and 3 BBOX_REG_WEIGHTS", "every stage"],
+        ),
+        ([*SOFTMAX, f"{CALIBRATION}.TAU", "-1.0"], ["TAU is -1.0", "at least 0"]),
+        (
+            [*SOFTMAX, f"{CALIBRATION}.NORCAL_GAMMA", "-0.6"],
+            ["NORCAL_GAMMA is -0.6", "at least 0"],
+        ),
+        (
+            [*SOFTMAX, "MODEL.ROI_HEADS.NAME", "StandardROIHeads", f"{CALIBRATION}.TAU", "1.0"],
+            ["TAU is 1.0", "no effect in StandardROIHeads", "IGAMCascadeROIHeads"],
+        ),
+        (
+            [*SOFTMAX, f"{LOSS}.NAME", "CosineCELoss", f"{CALIBRATION}.TAU", "1.0"],
+            ["TAU is 1.0", "CosineCELoss has rows of length one"],
+        ),
+        *(
+            (
+                [*SOFTMAX, f"{LOSS}.NAME", "FocalLoss", f"{CALIBRATION}.{key}", "1.0"],
+                [f"{key} is 1.0", "FocalLoss do not sum to one"],
+            )
+            for key in ("TAU", "NORCAL_GAMMA")
         ),
     ],
 )

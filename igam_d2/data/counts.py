@@ -18,7 +18,10 @@ from ..errors import InputError
 from ..files import write_whole
 from .checks import check_annotation_file, check_registration
 
-__all__ = ["ClassCounts", "class_counts"]
+__all__ = ["COMMON_IMAGES", "RARE_IMAGES", "ClassCounts", "class_counts"]
+
+# Most training images of LVIS's rare and common classes; the others are frequent.
+RARE_IMAGES, COMMON_IMAGES = 10, 100
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,12 @@ class ClassCounts:
     image_count: np.ndarray
     instance_count: np.ndarray
     num_images: int
+
+    @property
+    def frequency(self) -> list[str]:
+        """K of "r", "c" and "f", the groups of LVIS."""
+        groups = np.digitize(self.image_count, (RARE_IMAGES, COMMON_IMAGES), right=True)
+        return ["rcf"[group] for group in groups]
 
 
 def class_counts(datasets: Sequence[str]) -> ClassCounts:

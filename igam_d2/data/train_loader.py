@@ -12,15 +12,11 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList, DatasetMapper, MapDataset
 from detectron2.data.build import trivial_batch_collator, worker_init_reset_seed
-from detectron2.data.samplers import (
-    RandomSubsetTrainingSampler,
-    RepeatFactorTrainingSampler,
-    TrainingSampler,
-)
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Sampler
 
 from ..errors import InputError
+from .samplers import build_train_sampler
 
 __all__ = ["BatchStream", "build_train_loader"]
 
@@ -42,7 +38,7 @@ class BatchStream(Sampler):
     ):
         """
         Args:
-            make_sampler: seed -> one of Detectron2's training samplers.
+            make_sampler: seed -> a training sampler, as Detectron2's or this package's.
             batch_size: images of a batch, of all processes together.
             groups: of each image; batches are of one group. None for a single one.
 
@@ -95,7 +91,8 @@ class BatchStream(Sampler):
 
 
 def build_train_loader(cfg: CfgNode, records: list[dict]) -> DataLoader:
-    """Detectron2's training loader over a :class:`BatchStream`, its `batch_sampler`.
+    """Detectron2's training loader over a :class:`BatchStream`, its `batch_sampler`, with the
+    sampler that DATALOADER.SAMPLER_TRAIN names.
 
     Args:
         records: of the training set, in Detectron2's format.
@@ -105,39 +102,14 @@ def build_train_loader(cfg: CfgNode, records: list[dict]) -> DataLoader:
         over the batch size, whatever the sampler repeats or leaves out.
 
     Raises:
-        InputError: a sampler that it does not know, a batch that cannot be shared.
+        InputError: a sampler that is not known or has nothing to draw, a batch that cannot be
+            shared.
     """
     loader = cfg.DATALOADER
-    if loader.SAMPLER_TRAIN == "TrainingSampler":
-
-        def make_sampler(seed):
-            return TrainingSampler(len(records), seed=seed)
-
-    elif loader.SAMPLER_TRAIN == "RepeatFactorTrainingSampler":
-        factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
-            records, loader.REPEAT_THRESHOLD, sqrt=loader.REPEAT_SQRT
-        )
-
-        def make_sampler(seed):
-            return RepeatFactorTrainingSampler(factors, seed=seed)
-
-    elif loader.SAMPLER_TRAIN == "RandomSubsetTrainingSampler":
-        ratio = loader.RANDOM_SUBSET_RATIO
-
-        def make_sampler(seed):
-            return RandomSubsetTrainingSampler(
-                len(records), ratio, seed_shuffle=seed, seed_subset=seed
-            )
-
-    else:
-        raise InputError(
-            f"DATALOADER.SAMPLER_TRAIN is {loader.SAMPLER_TRAIN!r}; it must be one of: "
-            "TrainingSampler, RepeatFactorTrainingSampler, RandomSubsetTrainingSampler."
-        )
     groups = None
     if loader.ASPECT_RATIO_GROUPING:
         groups = [int(record["width"] > record["height"]) for record in records]
-    stream = BatchStream(make_sampler, cfg.SOLVER.IMS_PER_BATCH, groups=groups)
+    stream = BatchStream(build_train_sampler(cfg, records), cfg.SOLVER.IMS_PER_BATCH, groups=groups)
     data_loader = DataLoader(
         MapDataset(DatasetFromList(records, copy=False), DatasetMapper(cfg, is_train=True)),
         batch_sampler=stream,

@@ -14,6 +14,9 @@ from detectron2.utils.logger import log_first_n
 
 from ..errors import InputError, TransientError
 from ..files import write_whole
+from ..losses import ClsLoss
+from ..modeling import CosineOutputLayers
+from .freeze import second_stage_loss
 
 __all__ = ["Checkpointer"]
 
@@ -23,7 +26,8 @@ class Checkpointer(DetectionCheckpointer):
 
     Refuses weights that do not fit when a run is resumed or, with `exact`, evaluated. When a new
     run starts from the weights of another data set, the parts that differ start untrained, as is
-    usual in Detectron2; a warning names them.
+    usual in Detectron2; a warning names them. So does a classifier of another kind, also where its
+    shape is the same. Under a loss of a second stage everything but the loss must fit.
     """
 
     def __init__(self, model, save_dir="", *, save_to_disk=None, exact=False, **checkpointables):
@@ -91,6 +95,12 @@ class Checkpointer(DetectionCheckpointer):
             raise InputError(
                 "No weights to evaluate: name them on the command line, MODEL.WEIGHTS PATH."
             )
+        self._second_stage = second_stage_loss(self.model)
+        if not path and self._second_stage is not None:
+            raise InputError(
+                f"{type(self._second_stage).__name__} trains over a detector that is trained "
+                "already and frozen: name its weights in MODEL.WEIGHTS."
+            )
         if path and "://" not in path and not PathManager.isfile(path):
             raise InputError(f"There is no checkpoint at {path!r} (MODEL.WEIGHTS).")
         self._path = path
@@ -112,36 +122,91 @@ class Checkpointer(DetectionCheckpointer):
             ) from error
 
     def _load_model(self, checkpoint):
+        self._check_classifiers(checkpoint["model"])
         incompatible = super()._load_model(checkpoint)
         if incompatible is None:
             return None
-        parameters = {name.removeprefix("module.") for name, _ in self.model.named_parameters()}
         differences = [
             f"{key} has shape {tuple(found)} there and {tuple(expected)} in this model"
             for key, found, expected in sorted(
                 incompatible.incorrect_shapes, key=lambda entry: "cls_score" not in entry[0]
             )
         ]
-        if self._must_fit:
-            differences += [
-                f"{key} is not in it"
-                for key in incompatible.missing_keys
-                if key.removeprefix("module.") in parameters
-            ]
+        differences += [f"{key} is not in it" for key in self._required(incompatible.missing_keys)]
         if not differences:
             return incompatible
         more = f" ({len(differences) - 1} more differences)" if len(differences) > 1 else ""
+        text = f"of another model or number of classes: {differences[0]}{more}"
         if self._must_fit:
             raise InputError(
-                f"The checkpoint {self._path!r} is of another model or number of classes: "
-                f"{differences[0]}{more}; use the config that it was trained with."
+                f"The checkpoint {self._path!r} is {text}; use the config that it was trained with."
+            )
+        if self._second_stage is not None:
+            raise InputError(
+                f"The weights {self._path!r} are {text}; {type(self._second_stage).__name__} needs "
+                "those of a whole detector, which it freezes."
             )
         logging.getLogger(__name__).warning(
-            "The weights %r are of another model or number of classes: %s%s; these parts start "
-            "untrained.",
-            *(self._path, differences[0], more),
+            "The weights %r are %s; these parts start untrained.", self._path, text
         )
         return incompatible
+
+    def _required(self, missing_keys: list[str]) -> list[str]:
+        """The missing keys that must not be: of old checkpoints, buffers but a loss's may be."""
+        parameters = {name for name, _ in self.model.named_parameters()}
+        of_loss = tuple(
+            f"{name}." for name, module in self.model.named_modules() if isinstance(module, ClsLoss)
+        )
+        if self._must_fit:
+            return [key for key in missing_keys if key in parameters or key.startswith(of_loss)]
+        if self._second_stage is not None:
+            return [
+                key for key in missing_keys if key in parameters and not key.startswith(of_loss)
+            ]
+        return []
+
+    def _check_classifiers(self, state: dict[str, torch.Tensor]) -> None:
+        """Refuses rows of a classifier of another kind, or takes them out of `state`.
+
+        Their shape may agree, as if they had been trained: it is the bias that tells.
+        """
+        wrapped = "module." if all(key.startswith("module.") for key in state) else ""
+        differing = []
+        for name, module in self.model.named_modules():
+            if not isinstance(module, CosineOutputLayers):
+                continue
+            layer = f"{name}.cls_score".removeprefix(".")
+            weight, bias = (f"{wrapped}{layer}.{part}" for part in ("weight", "bias"))
+            expects_bias = getattr(module.cls_score, "bias", None) is not None
+            if weight not in state or (bias in state) == expects_bias:
+                continue
+            if expects_bias:
+                kinds = "a classifier without bias", "a linear one with bias"
+            elif module.cls_loss.classifier == "cosine":
+                kinds = "a linear classifier with bias", "a cosine one"
+            else:
+                kinds = "a linear classifier with bias", "one without"
+            differing.append(
+                f"{kinds[0]} in {layer}, where {type(module.cls_loss).__name__} has {kinds[1]}"
+            )
+            if not self._must_fit:
+                state.pop(weight), state.pop(bias, None)
+        if not differing:
+            return
+        more = f" ({len(differing) - 1} more like it)" if len(differing) > 1 else ""
+        if self._must_fit:
+            raise InputError(
+                f"The checkpoint {self._path!r} has {differing[0]}{more}; set "
+                "MODEL.ROI_BOX_HEAD.CLS_LOSS.NAME to the loss that it was trained with."
+            )
+        if self._second_stage is not None:
+            raise InputError(
+                f"The weights {self._path!r} have {differing[0]}{more}; it needs those of a "
+                "detector with such a classifier, which it freezes."
+            )
+        logging.getLogger(__name__).warning(
+            "The weights %r have %s%s; it starts untrained.", self._path, differing[0], more
+        )
 
 
 def _iteration(path: Path) -> float:

@@ -22,6 +22,7 @@ from ..evaluation import build_evaluator, information_of
 from .checkpoint import Checkpointer
 from .checkpoint_hook import CheckpointHook
 from .figure_hook import DetectionFigureHook
+from .freeze import freeze_detector, second_stage_loss
 from .information_hook import InformationAmountHook
 
 __all__ = ["Trainer"]
@@ -57,6 +58,12 @@ class Trainer(DefaultTrainer):
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
         self.register_hooks(self.build_hooks())
+
+    @classmethod
+    def build_model(cls, cfg):
+        """As in Detectron2; with a loss of a second stage, all but its parameters are frozen."""
+        model = super().build_model(cfg)
+        return freeze_detector(model) if second_stage_loss(model) else model
 
     @classmethod
     def build_train_loader(cls, cfg):

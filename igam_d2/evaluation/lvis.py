@@ -7,6 +7,7 @@ import numpy as np
 
 from ..config import LVIS_BACKENDS
 from ..data import check_annotation_file
+from ..data.counts import COMMON_IMAGES, RARE_IMAGES
 from ..detections import Detections
 from ..errors import InputError
 from . import lvis_package
@@ -29,9 +30,9 @@ METRICS = (
     *("AR@300", "ARs@300", "ARm@300", "ARl@300"),
 )
 GROUPS = (
-    Group("r", "rare", "1 to 10 training images", "APr"),
-    Group("c", "common", "11 to 100 training images", "APc"),
-    Group("f", "frequent", "more than 100 training images", "APf"),
+    Group("r", "rare", f"1 to {RARE_IMAGES} training images", "APr"),
+    Group("c", "common", f"{RARE_IMAGES + 1} to {COMMON_IMAGES} training images", "APc"),
+    Group("f", "frequent", f"more than {COMMON_IMAGES} training images", "APf"),
 )
 NO_SIZE = 1e11  # square pixels; above the range of "all" sizes, which ends at 1e10
 

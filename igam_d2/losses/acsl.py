@@ -1,5 +1,5 @@
 """Adaptive class suppression loss (Wang et al. 2021, "Adaptive Class Suppression Loss for Long-Tail
-Object Detection"), eqs. (4) and (5)."""
+Object Detection")."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from .base import CLS_LOSS_REGISTRY, ClsLoss
-from .reduction import at_least_float32, mean_of_rows, sampled_rows, sigmoid_rows
+from .reduction import at_least_float32, mean_of_rows, sampled_rows
+from .sigmoid import sigmoid_rows
 
 __all__ = ["ACSLLoss"]
 
@@ -45,11 +46,12 @@ class ACSLLoss(ClsLoss):
         ):
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} must be from 0 to 1, not {value}.")
+        self.least_score = torch.tensor(threshold).logit().item()
         if len(class_frequency) != num_classes:
             raise ValueError(
                 f"there are frequencies of {len(class_frequency)} classes, not {num_classes}."
             )
-        self.threshold, self.common_share, self.rare_share = threshold, common_share, rare_share
+        self.common_share, self.rare_share = common_share, rare_share
         # Columns of `kept` below; the background's own is always kept
         group = torch.tensor(["fcr".index(f) for f in class_frequency] + [0])
         self.register_buffer("group", group, persistent=False)
@@ -68,7 +70,7 @@ class ACSLLoss(ClsLoss):
             ],
             dim=1,
         )  # (R, 3)
-        confused = scores.detach() >= torch.logit(scores.new_tensor(self.threshold))
+        confused = scores.detach() >= self.least_score
         kept = kept.to(scores.dtype).index_select(1, self.group)
         negative = torch.where(background[:, None], kept, confused.to(scores.dtype))
         rows = sigmoid_rows(scores, gt_classes, negative=negative)

@@ -1,5 +1,5 @@
 """Balanced group softmax (Li et al. 2020, "Overcoming Classifier Imbalance for Long-tail Object
-Detection with Balanced Group Softmax"), eqs. (4) and (5)."""
+Detection with Balanced Group Softmax")."""
 
 from collections.abc import Sequence
 
@@ -11,6 +11,20 @@ from .base import CLS_LOSS_REGISTRY, ClsLoss, checked_counts
 from .reduction import at_least_float32, mean_of_rows, sampled_rows
 
 __all__ = ["BAGSLoss"]
+
+
+class _Permuted(torch.autograd.Function):
+    """Columns in another order, and the gradients back: autograd would add them up one by one."""
+
+    @staticmethod
+    def forward(ctx, scores, order, place):
+        ctx.save_for_backward(place)
+        return scores.index_select(1, order)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (place,) = ctx.saved_tensors
+        return grad.index_select(1, place), None, None
 
 
 @CLS_LOSS_REGISTRY.register()
@@ -91,7 +105,8 @@ class BAGSLoss(ClsLoss):
 
     def _split(self, scores: Tensor) -> tuple[Tensor, ...]:
         """(R, 2), and (R, 1 + classes of the group) for each of the others."""
-        return at_least_float32(scores).index_select(1, self.order).split(self.sizes, dim=1)
+        scores = _Permuted.apply(at_least_float32(scores), self.order, self.place)
+        return scores.split(self.sizes, dim=1)
 
     def predict_probs(self, scores, *, embeddings=None) -> Tensor:
         """Probability in the group times that of the foreground, and that of the background."""

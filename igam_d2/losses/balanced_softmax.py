@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from .base import CLS_LOSS_REGISTRY, ClsLoss, checked_counts
-from .reduction import at_least_float32, mean_of_rows, sigmoid_rows, with_background
+from .reduction import at_least_float32, mean_of_rows
+from .sigmoid import sigmoid_rows, with_background
 
 __all__ = ["BalancedSoftmaxLoss"]
 
@@ -16,7 +17,7 @@ class BalancedSoftmaxLoss(ClsLoss):
     foreground RoIs, q_j being a class's share of the training instances; summed over classes,
     averaged over RoIs.
 
-    The paper's eq. (3) is a softmax of z_j + log n_j; its detector was trained with this instead.
+    The paper's eq. (4) is a softmax of z_j + log n_j; its detector was trained with this instead.
     """
 
     prior_prob = 0.001

@@ -23,7 +23,7 @@ Classification losses, subclasses of :class:`ClsLoss`, chosen by
 ``MODEL.ROI_BOX_HEAD.CLS_LOSS.NAME``.
 """
 
-# What a loss may ask for by naming it in its constructor, beside its own constants. COUNTS come from
+# What a loss may ask for by naming it in its constructor, beside its own constants. COUNTS are of
 # the training annotations: (K,) int64 each, a number, and "r", "c" or "f" for each class.
 COUNTS = ("class_image_count", "class_instance_count", "num_images", "class_frequency")
 CONTEXT = ("num_classes", "embedding_dim", "normalization", *COUNTS)

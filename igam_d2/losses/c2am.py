@@ -1,5 +1,5 @@
 """Category-aware angular margin (C2AM) loss (Wang et al. 2022, "C2AM Loss: Chasing a Better
-Decision Boundary for Long-Tail Object Detection"), eqs. (6) to (8)."""
+Decision Boundary for Long-Tail Object Detection")."""
 
 import math
 
@@ -8,6 +8,7 @@ from torch import Tensor
 from .base import CLS_LOSS_REGISTRY
 from .cosine_ce import CosineCELoss
 from .igam import margin_cross_entropy
+from .reduction import at_least_float32
 
 __all__ = ["C2AMLoss"]
 
@@ -33,7 +34,7 @@ class C2AMLoss(CosineCELoss):
     def forward(
         self, scores, gt_classes, *, embeddings=None, class_weight=None, sample_weight=None
     ) -> dict[str, Tensor]:
-        norm = class_weight.detach()[: self.num_classes].norm(dim=1)
+        norm = at_least_float32(class_weight.detach())[: self.num_classes].norm(dim=1)
         potentials = norm.clamp(min=1e-12).log() * (self.alpha / math.pi)
         loss = margin_cross_entropy(
             scores, gt_classes, potentials, scale=self.scale, sample_weight=sample_weight

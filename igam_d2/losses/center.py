@@ -1,5 +1,5 @@
 """Center loss (Wen et al. 2016, "A Discriminative Feature Learning Approach for Deep Face
-Recognition"), eqs. (2) to (5), beside the softmax cross-entropy."""
+Recognition"), eqs. (2), (4) and (5): beside the softmax cross-entropy."""
 
 import torch
 from torch import Tensor

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .base import CLS_LOSS_REGISTRY, ClsLoss
-from .reduction import mean_cross_entropy
+from .reduction import at_least_float32, mean_cross_entropy
 
 __all__ = ["CosineCELoss"]
 
@@ -28,7 +28,8 @@ class CosineCELoss(ClsLoss):
     def forward(
         self, scores, gt_classes, *, embeddings=None, class_weight=None, sample_weight=None
     ) -> dict[str, Tensor]:
-        return {"loss_cls": mean_cross_entropy(self.scale * scores, gt_classes, sample_weight)}
+        logits = self.scale * at_least_float32(scores)
+        return {"loss_cls": mean_cross_entropy(logits, gt_classes, sample_weight)}
 
     def predict_probs(self, scores, *, embeddings=None) -> Tensor:
-        return torch.softmax(self.scale * scores, dim=-1)
+        return torch.softmax(self.scale * at_least_float32(scores), dim=-1)

@@ -1,5 +1,5 @@
 """DisAlign (Zhang et al. 2021, "Distribution Alignment: A Unified Framework for Long-tail Visual
-Recognition"), eqs. (5) to (9): the second stage, over a trained detector that is frozen."""
+Recognition"), eqs. (4) to (11): the second stage, over a trained detector that is frozen."""
 
 import torch
 import torch.nn.functional as F

@@ -1,11 +1,12 @@
 """Equalization loss (Tan et al. 2020, "Equalization Loss for Long-Tailed Object Recognition"),
-eqs. (3) to (5)."""
+eqs. (6) and (7)."""
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor
 
 from .base import CLS_LOSS_REGISTRY, ClsLoss, checked_counts
-from .reduction import at_least_float32, at_true_class, mean_of_rows, with_background
+from .reduction import at_least_float32, mean_of_rows
+from .sigmoid import sigmoid_rows, with_background
 
 __all__ = ["EQLLoss"]
 
@@ -36,7 +37,6 @@ class EQLLoss(ClsLoss):
         counts = checked_counts(class_image_count, num_classes)
         rare = counts / num_images < rare_frequency
         self.register_buffer("rare", rare, persistent=False)  # (K,)
-        self.register_buffer("rare_classes", rare.nonzero().flatten(), persistent=False)
 
     @property
     def num_outputs(self) -> int:
@@ -46,18 +46,13 @@ class EQLLoss(ClsLoss):
         self, scores, gt_classes, *, embeddings=None, class_weight=None, sample_weight=None
     ) -> dict[str, Tensor]:
         scores = at_least_float32(scores)
-        foreground = gt_classes < self.num_classes
-        cells = F.softplus(scores)  # the loss of a negative; of a positive, less its score
-        dropped = self.dropped(gt_classes).to(scores.dtype)
-        rows = cells.sum(1) - (cells.index_select(1, self.rare_classes) * dropped).sum(1)
-        # A rare class is not dropped where it is the RoI's own
-        own = at_true_class(cells, gt_classes) * at_true_class(self.rare, gt_classes)
-        own = own - at_true_class(scores, gt_classes)
-        return {"loss_cls": mean_of_rows(rows + own.where(foreground, 0), sample_weight)}
+        rows = sigmoid_rows(scores, gt_classes, negative=self.negatives(scores, gt_classes))
+        return {"loss_cls": mean_of_rows(rows, sample_weight)}
 
-    def dropped(self, gt_classes: Tensor) -> Tensor:
-        """(R,) -> (R, 1) or (R, number of rare classes): 1 where a RoI passes over a rare class."""
-        return (gt_classes < self.num_classes)[:, None]
+    def negatives(self, scores: Tensor, gt_classes: Tensor) -> Tensor:
+        """(R, K), 1 where a RoI discourages a class, 0 where it passes over it."""
+        foreground = (gt_classes < self.num_classes).to(scores.dtype)
+        return torch.outer(foreground, self.rare.to(scores.dtype)).neg_().add_(1)
 
     def predict_probs(self, scores, *, embeddings=None) -> Tensor:
         return with_background(scores.sigmoid())

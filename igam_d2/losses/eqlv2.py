@@ -1,18 +1,12 @@
 """Equalization loss v2 (Tan et al. 2021, "Equalization Loss v2: A New Gradient Balance Approach for
-Long-tailed Object Detection"), eqs. (5) to (7)."""
+Long-tailed Object Detection")."""
 
 import torch
 from torch import Tensor
 
 from .base import CLS_LOSS_REGISTRY, ClsLoss
-from .reduction import (
-    at_least_float32,
-    at_true_class,
-    mean_of_rows,
-    probs_beside_background,
-    sigmoid_rows,
-    sum_over_processes_,
-)
+from .reduction import at_least_float32, at_true_class, mean_of_rows, sum_over_processes_
+from .sigmoid import probs_beside_background, sigmoid_rows
 
 __all__ = ["EQLv2Loss"]
 

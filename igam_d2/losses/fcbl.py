@@ -1,19 +1,13 @@
 """Foreground classification balance loss of BACL (Qi et al. 2023, "Balanced Classification: A
-Unified Framework for Long-Tailed Object Detection"), eqs. (4) to (7), without its hallucinated features."""
+Unified Framework for Long-Tailed Object Detection"), without its
+hallucinated features."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .base import CLS_LOSS_REGISTRY, ClsLoss
-from .reduction import (
-    at_least_float32,
-    at_true_class,
-    mean_of_rows,
-    probs_beside_background,
-    sigmoid_rows,
-    sum_over_processes_,
-)
+from .reduction import at_least_float32, at_true_class, mean_of_rows, sum_over_processes_
+from .sigmoid import probs_beside_background, sigmoid_rows
 
 __all__ = ["FCBLLoss"]
 
@@ -57,9 +51,11 @@ class FCBLLoss(ClsLoss):
         self, scores, gt_classes, *, embeddings=None, class_weight=None, sample_weight=None
     ) -> dict[str, Tensor]:
         scores = at_least_float32(scores)
-        log_m = self.confusion.clamp(min=self.floor).log_()
-        margin = F.pad(self.alpha * (log_m - log_m.t()), (0, 1, 0, 1))  # none for the background
-        shifted = margin.to(scores.dtype).index_select(0, gt_classes).add_(scores)
+        log_m = self.confusion.to(scores.dtype).clamp(min=self.floor).log_()
+        k = self.num_classes
+        margin = log_m.new_zeros(k + 1, k + 1)  # none for the background
+        torch.sub(log_m, log_m.T, out=margin[:k, :k]).mul_(self.alpha)
+        shifted = margin.index_select(0, gt_classes).add_(scores)
         negative = self._negatives(scores.detach(), gt_classes) if self.reweight else None
         rows = sigmoid_rows(shifted, gt_classes, negative=negative)
         if self.training:

@@ -6,44 +6,67 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .base import CLS_LOSS_REGISTRY, ClsLoss
-from .reduction import at_least_float32, at_true_class, foreground_mean, with_background
+from .reduction import at_least_float32, at_true_class, foreground_mean
+from .sigmoid import with_background
 
-__all__ = ["FocalLoss", "focal_cells"]
+__all__ = ["FocalLoss", "focal_rows"]
 
 
-class _FocalCells(torch.autograd.Function):
-    """Computes the slope with the value, and saves that alone."""
+def _focal(scores: Tensor, gamma: float | Tensor) -> tuple[Tensor, Tensor]:
+    """p^gamma (-log(1 - p)), p = sigmoid(z), and its slope by z, p^gamma (p - gamma (1 - p)
+    log(1 - p)): the focal loss of negatives, and with -z of positives."""
+    cells = F.softplus(scores)
+    log_p = scores - cells
+    p = log_p.exp()
+    power = log_p.mul_(gamma).exp_()
+    slope = torch.sub(1, p).mul_(cells).mul_(gamma).add_(p).mul_(power)
+    return cells.mul_(power), slope
+
+
+class _FocalRows(torch.autograd.Function):
+    """Computes the gradient with the loss, and saves that alone."""
 
     @staticmethod
-    def forward(ctx, scores, gamma):
-        cells = F.softplus(scores)
-        log_p = scores - cells
-        p = log_p.exp()
-        power = log_p.mul_(gamma).exp_()
-        slope = torch.sub(1, p).mul_(cells).mul_(gamma).add_(p).mul_(power)
-        ctx.save_for_backward(slope)
-        ctx.mark_non_differentiable(slope)
-        return cells.mul_(power), slope
+    def forward(ctx, scores, gt_classes, alpha, gamma, weight):
+        foreground = gt_classes < scores.shape[1]
+        loss, grad = _focal(scores, gamma)
+        own_gamma, own_weight = (at_true_class(v, gt_classes) for v in (gamma, weight))
+        own_loss, own_grad = _focal(-at_true_class(scores, gt_classes), own_gamma)
+        own_loss = alpha * own_loss - (1 - alpha) * at_true_class(loss, gt_classes)
+        rows = (1 - alpha) * (loss @ weight) + (own_loss * own_weight).where(foreground, 0)
+        grad.mul_((1 - alpha) * weight)
+        own_grad = (-alpha * own_weight * own_grad).where(
+            foreground, at_true_class(grad, gt_classes)
+        )
+        index = gt_classes.clamp(max=scores.shape[1] - 1)
+        grad.scatter_(1, index[:, None], own_grad[:, None])
+        ctx.save_for_backward(grad)
+        ctx.mark_non_differentiable(grad)
+        return rows, grad
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad, _):
-        (slope,) = ctx.saved_tensors
-        return slope * grad, None
+    def backward(ctx, grad_rows, _):
+        (grad,) = ctx.saved_tensors
+        return grad * grad_rows[:, None], None, None, None, None
 
 
-def focal_cells(scores: Tensor, gamma: float | Tensor) -> tuple[Tensor, Tensor]:
-    """p^gamma (-log(1 - p)), p = sigmoid(z): the focal loss of negatives; of positives with -z.
+def focal_rows(
+    scores: Tensor, gt_classes: Tensor, *, alpha: float, gamma: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Focal losses of each row, summed over classes.
 
     Args:
-        scores: z, any shape.
-        gamma: not negative, a number or what broadcasts to `scores`; it gets no gradient.
+        scores: (R, K), float32 or float64.
+        gt_classes: (R,) in [0, K], K for a row that is negative throughout.
+        alpha: weight of a positive; 1 - alpha that of a negative.
+        gamma: (K,), not negative.
+        weight: (K,), of each class, beside alpha.
 
     Returns:
-        The loss, and its slope by z, p^gamma (p - gamma (1 - p) log(1 - p)), which is never
-        negative; both of the shape of `scores`. The slope is not differentiable.
+        The losses, (R,), and their gradients by the scores, (R, K), which are not differentiable.
     """
-    return _FocalCells.apply(scores, gamma)
+    return _FocalRows.apply(scores, gt_classes, alpha, gamma, weight)
 
 
 @CLS_LOSS_REGISTRY.register()
@@ -74,10 +97,10 @@ class FocalLoss(ClsLoss):
         self, scores, gt_classes, *, embeddings=None, class_weight=None, sample_weight=None
     ) -> dict[str, Tensor]:
         scores = at_least_float32(scores)
-        negative, _ = focal_cells(scores, self.gamma)
-        positive, _ = focal_cells(-at_true_class(scores, gt_classes), self.gamma)
-        own = self.alpha * positive - (1 - self.alpha) * at_true_class(negative, gt_classes)
-        rows = (1 - self.alpha) * negative.sum(1) + own.where(gt_classes < self.num_classes, 0)
+        ones = scores.new_ones(self.num_classes)
+        rows, _ = focal_rows(
+            scores, gt_classes, alpha=self.alpha, gamma=self.gamma * ones, weight=ones
+        )
         return {"loss_cls": foreground_mean(rows, gt_classes, self.num_classes, sample_weight)}
 
     def predict_probs(self, scores, *, embeddings=None) -> Tensor:

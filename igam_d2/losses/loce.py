@@ -1,5 +1,5 @@
 """Equilibrium loss of LOCE (Feng et al. 2021, "Exploring Classification Equilibrium in Long-Tailed
-Object Detection"), eqs. (2) to (4), without its sampling of features from a memory."""
+Object Detection"), without its sampling of features from a memory."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What the losses share: means over RoIs, binary cross-entropies, sums over processes."""
+"""What the losses share: means over RoIs, random RoIs, sums over processes."""
 
 import torch
 import torch.distributed as dist
@@ -11,11 +11,8 @@ __all__ = [
     "foreground_mean",
     "mean_cross_entropy",
     "mean_of_rows",
-    "probs_beside_background",
     "sampled_rows",
-    "sigmoid_rows",
     "sum_over_processes_",
-    "with_background",
 ]
 
 
@@ -65,39 +62,6 @@ def at_true_class(values: Tensor, gt_classes: Tensor) -> Tensor:
     return values[index] if values.dim() == 1 else values.gather(1, index[:, None]).squeeze(1)
 
 
-def sigmoid_rows(
-    scores: Tensor,
-    gt_classes: Tensor,
-    *,
-    negative: Tensor | None = None,
-    positive: Tensor | None = None,
-) -> Tensor:
-    """Binary cross-entropies of each row, summed: -log sigmoid(z) of its class, and
-    -log(1 - sigmoid(z)) of the others.
-
-    Args:
-        scores: (R, C), C = K + 1, or K for a classifier without background: its rows of class K
-            are negative throughout.
-        gt_classes: (R,) in [0, K].
-        negative: weight of the others, (C,) or (R, C); None for 1.
-        positive: weight of the own class, (R,); None for 1.
-
-    Returns:
-        (R,)
-    """
-    cells = F.softplus(scores)  # -log(1 - sigmoid(z)) = softplus(z), -log sigmoid(z) less z
-    own = at_true_class(cells, gt_classes)
-    if negative is None:
-        rows, own_as_negative = cells.sum(1), own
-    else:
-        rows = cells @ negative if negative.dim() == 1 else (cells * negative).sum(1)
-        own_as_negative = own * at_true_class(negative, gt_classes)
-    own = own - at_true_class(scores, gt_classes)
-    if positive is not None:
-        own = own * positive
-    return rows + (own - own_as_negative).where(gt_classes < scores.shape[1], 0)
-
-
 def sampled_rows(candidates: Tensor, number: Tensor) -> Tensor:
     """A random `number` (a scalar) of the True rows of (R,), or all; (R,) bool.
 
@@ -105,11 +69,6 @@ def sampled_rows(candidates: Tensor, number: Tensor) -> Tensor:
     """
     keys = torch.rand(candidates.shape, device=candidates.device).where(candidates, 2.0)
     return candidates & (keys.argsort().argsort() < number)
-
-
-def with_background(probs: Tensor) -> Tensor:
-    """(R, K) -> (R, K + 1): a background of probability zero, for methods that have none."""
-    return F.pad(probs, (0, 1))
 
 
 def sum_over_processes_(*tensors: Tensor) -> None:
@@ -123,9 +82,3 @@ def sum_over_processes_(*tensors: Tensor) -> None:
     dist.all_reduce(flat)
     for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
         tensor.copy_(part.view_as(tensor))
-
-
-def probs_beside_background(scores: Tensor) -> Tensor:
-    """(R, K + 1) scores -> (R, K + 1): sigmoid_j (1 - sigmoid_K), the background's sigmoid_K."""
-    probs = scores.sigmoid()
-    return torch.cat([probs[:, :-1] * (1 - probs[:, -1:]), probs[:, -1:]], dim=1)

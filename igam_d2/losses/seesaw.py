@@ -1,5 +1,5 @@
-"""Seesaw loss (Wang et al. 2021, "Seesaw Loss for Long-Tailed Instance Segmentation"), eqs. (3) to
-(8), with the objectness branch and the normalised classifier of its public code."""
+"""Seesaw loss (Wang et al. 2021, "Seesaw Loss for Long-Tailed Instance Segmentation"), eqs. (4) and
+(6) to (8), with the objectness branch and the normalised classifier of its public code."""
 
 import math
 
@@ -34,6 +34,8 @@ class SeesawLoss(ClsLoss):
         scale: tau, positive.
     """
 
+    classifier = "cosine"
+
     def __init__(
         self,
         num_classes: int,
@@ -52,7 +54,8 @@ class SeesawLoss(ClsLoss):
             if not value > 0:
                 raise ValueError(f"{name} must be positive, not {value}.")
         self.p, self.q, self.log_eps = p, q, math.log(eps)
-        self.classifier = "cosine" if normalized else "linear"
+        if not normalized:
+            self.classifier = "linear"
         self.scale = scale if normalized else 1.0
         self.register_buffer("class_count", torch.zeros(num_classes + 1, dtype=torch.float64))
 
@@ -96,7 +99,7 @@ class SeesawLoss(ClsLoss):
 
     def _split(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         scores = at_least_float32(scores) * self.scale
-        return scores[:, : self.num_classes], scores[:, self.num_classes :]
+        return scores.split([self.num_classes, 2], dim=1)
 
     def predict_probs(self, scores, *, embeddings=None) -> Tensor:
         """Softmax over the classes times that of the foreground, and that of the background."""

@@ -1,5 +1,5 @@
 """SphereFace (Liu et al. 2017, "SphereFace: Deep Hypersphere Embedding for Face Recognition"),
-eqs. (6) and (7), with the annealing of its public code."""
+eq. (7), with the annealing of its public code."""
 
 import math
 

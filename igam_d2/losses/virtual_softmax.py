@@ -1,5 +1,5 @@
-"""Virtual softmax (Chen et al. 2018, "Virtual Class Enhanced Discriminative Embedding Learning"),
-eq. (4)."""
+"""Virtual softmax (Chen et al. 2018, "Virtual Class Enhanced Discriminative Embedding
+Learning")."""
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ class VirtualSoftmaxLoss(SoftmaxCELoss):
         self, scores, gt_classes, *, embeddings=None, class_weight=None, sample_weight=None
     ) -> dict[str, Tensor]:
         scores = at_least_float32(scores)
-        norm = class_weight.norm(dim=1).to(scores.dtype)
+        norm = at_least_float32(class_weight).norm(dim=1).to(scores.dtype)
         virtual = norm[gt_classes] * embeddings.to(scores.dtype).norm(dim=1)
         rows = torch.logaddexp(scores.logsumexp(1), virtual) - at_true_class(scores, gt_classes)
         return {"loss_cls": mean_of_rows(rows, sample_weight)}

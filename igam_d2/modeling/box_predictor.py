@@ -16,8 +16,9 @@ from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.structures import Instances, pairwise_iou
 from torch import Tensor, nn
 
-from ..config import build_cls_loss
 from ..losses import ClsLoss
+from .build_loss import build_cls_loss, norcal_counts
+from .calibration import norcal, tau_normalized
 
 __all__ = ["CosineLinear", "CosineOutputLayers"]
 
@@ -56,6 +57,9 @@ class CosineOutputLayers(FastRCNNOutputLayers):
         num_classes: int,
         cls_loss: ClsLoss,
         embedding_dim: int,
+        norcal_gamma: float = 0.0,
+        class_image_count: Tensor | None = None,
+        tau: float = 0.0,
         **kwargs,
     ):
         """
@@ -63,6 +67,9 @@ class CosineOutputLayers(FastRCNNOutputLayers):
             cls_loss: the classification loss; it chooses the classifier.
             embedding_dim: D, dimension of the linear projection of the box features that is
                 classified; 0 to classify the box features themselves.
+            norcal_gamma, class_image_count: of :func:`norcal`, which calibrates the probabilities
+                at test time; 0 for no calibration.
+            tau: of :func:`tau_normalized`, at test time; 0 for none.
             input_shape, num_classes, kwargs: as for :class:`FastRCNNOutputLayers`.
         """
         super().__init__(input_shape, num_classes=num_classes, **kwargs)
@@ -83,14 +90,21 @@ class CosineOutputLayers(FastRCNNOutputLayers):
                 prior = 0.5 if cls_loss.prior_prob is None else cls_loss.prior_prob
                 nn.init.constant_(self.cls_score.bias, math.log(prior / (1 - prior)))
         self.register_buffer("information", torch.full((num_classes,), math.nan))
+        self.norcal_gamma, self.tau = norcal_gamma, tau
+        # Of this training set, whatever set a checkpoint comes from
+        self.register_buffer("class_image_count", class_image_count, persistent=False)
         self._matched: tuple[Tensor, Tensor] | None = None
         self._instances: tuple[Tensor, Tensor] | None = None
 
     @classmethod
     def from_config(cls, cfg, input_shape):
         ret = super().from_config(cfg, input_shape)
-        ret["cls_loss"] = build_cls_loss(cfg)
+        in_features = input_shape.channels * (input_shape.width or 1) * (input_shape.height or 1)
         ret["embedding_dim"] = cfg.MODEL.IGAM.EMBEDDING_DIM
+        ret["cls_loss"] = build_cls_loss(cfg, ret["embedding_dim"] or in_features)
+        ret["tau"] = cfg.TEST.CALIBRATION.TAU
+        if gamma := cfg.TEST.CALIBRATION.NORCAL_GAMMA:
+            ret |= {"norcal_gamma": gamma, "class_image_count": norcal_counts(cfg)}
         return ret
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -152,9 +166,13 @@ class CosineOutputLayers(FastRCNNOutputLayers):
         return losses
 
     def predict_probs(self, predictions, proposals: list[Instances]) -> tuple[Tensor, ...]:
-        """Probabilities of the RoIs, a tensor (R_i, K + 1) for each image."""
+        """Probabilities of the RoIs, calibrated, a tensor (R_i, K + 1) for each image."""
         scores, _, embeddings = predictions
+        if self.tau:
+            scores = tau_normalized(scores, self.cls_score.weight, self.cls_score.bias, self.tau)
         probs = self.cls_loss.predict_probs(scores, embeddings=embeddings)
+        if self.norcal_gamma:
+            probs = norcal(probs, self.class_image_count, self.norcal_gamma)
         return probs.split([len(p) for p in proposals])
 
     def predict_boxes(self, predictions, proposals):

@@ -9,7 +9,7 @@ pytest.importorskip("detectron2")
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from igam_d2.data import checks, class_counts
+from igam_d2.data import ClassCounts, checks, class_counts
 from igam_d2.errors import InputError
 
 IDS = [7, 2, 40]
@@ -84,6 +84,11 @@ def test_records_of_a_set_without_an_annotation_file():
         DatasetCatalog.remove("counted_records")
         MetadataCatalog.remove("counted_records")
     assert (counts.image_count.tolist(), counts.instance_count.tolist()) == ([0, 2], [0, 3])
+
+
+def test_frequency_groups_have_the_limits_of_lvis():
+    images = np.array([0, 1, 10, 11, 100, 101, 20000])
+    assert ClassCounts(images, images, 30000).frequency == list("rrrccff")
 
 
 def test_what_cannot_be_counted(dataset):

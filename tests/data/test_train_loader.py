@@ -108,7 +108,7 @@ def test_repeat_factors_and_what_is_not_known(cfg):
     share = (factors / factors.sum()).tolist()
     assert all(abs(counts[i] / 240 - share[i]) < 0.05 for i in range(8)) and share[0] > share[1]
     cfg.DATALOADER.SAMPLER_TRAIN = "Weighted"
-    with pytest.raises(InputError, match="'Weighted'; it must be one of: TrainingSampler"):
+    with pytest.raises(InputError, match="'Weighted'; it must be one of: TrainingSampler, Repeat"):
         build_train_loader(cfg, records)
 
 

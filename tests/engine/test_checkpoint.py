@@ -7,14 +7,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
+from detectron2.modeling.box_regression import Box2BoxTransform
+from detectron2.modeling.roi_heads import FastRCNNOutputLayers
+from torch import nn
 
 from igam_d2.engine import Checkpointer
 from igam_d2.errors import InputError, TransientError
 from igam_d2.modeling import CosineOutputLayers
 
 
-def predictor(cfg, num_classes: int) -> CosineOutputLayers:
+def predictor(cfg, num_classes: int, loss: str = "IGAMLoss") -> CosineOutputLayers:
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = num_classes
+    cfg.MODEL.ROI_BOX_HEAD.CLS_LOSS.NAME = loss
     return CosineOutputLayers(cfg, ShapeSpec(channels=16))
 
 
@@ -62,6 +66,79 @@ def test_missing_parameters_are_refused_when_evaluated(cfg, saved, tmp_path):
     torch.save({"model": state}, tmp_path / "part.pth")
     with pytest.raises(InputError, match=r"embedding.weight is not in it"):
         Checkpointer(predictor(cfg, 10), exact=True).load(str(tmp_path / "part.pth"))
+
+
+def test_of_the_buffers_only_those_of_the_loss_must_be_there(cfg, saved, tmp_path):
+    state = torch.load(saved, weights_only=True)["model"]
+    del state["information"]
+    torch.save({"model": state}, tmp_path / "old.pth")
+    Checkpointer(predictor(cfg, 10), exact=True).load(str(tmp_path / "old.pth"))
+    del state["cls_loss.potentials"]
+    torch.save({"model": state}, tmp_path / "other.pth")
+    with pytest.raises(InputError, match=r"cls_loss.potentials is not in it"):
+        Checkpointer(predictor(cfg, 10), exact=True).load(str(tmp_path / "other.pth"))
+    Checkpointer(predictor(cfg, 10)).load(str(tmp_path / "other.pth"), checkpointables=[])
+
+
+WITH_BIAS = "a linear classifier with bias in roi_heads.0.cls_score, where"
+WITHOUT = "a classifier without bias in roi_heads.0.cls_score, where"
+
+
+@pytest.mark.parametrize(
+    "before, after, words",
+    [
+        ("SoftmaxCELoss", "CosineCELoss", f"{WITH_BIAS} CosineCELoss has a cosine one"),
+        ("CosineCELoss", "SoftmaxCELoss", f"{WITHOUT} SoftmaxCELoss has a linear one with bias"),
+        ("SoftmaxCELoss", "VirtualSoftmaxLoss", f"{WITH_BIAS} VirtualSoftmaxLoss has one without"),
+        (
+            "VirtualSoftmaxLoss",
+            "SoftmaxCELoss",
+            f"{WITHOUT} SoftmaxCELoss has a linear one with bias",
+        ),
+        (None, "CosineCELoss", f"{WITH_BIAS} CosineCELoss has a cosine one"),
+    ],
+)
+def test_a_classifier_of_another_kind_is_not_taken_over(
+    cfg, tmp_path, caplog, before, after, words
+):
+    cfg.MODEL.IGAM.EMBEDDING_DIM = 0  # as Detectron2's own, whose rows then have the same shape
+
+    def model(loss: str | None, stages: int) -> nn.Module:
+        if loss is None:
+            transform = Box2BoxTransform(weights=(10, 10, 5, 5))
+            layers = [
+                FastRCNNOutputLayers(
+                    ShapeSpec(channels=16), box2box_transform=transform, num_classes=10
+                )
+                for _ in range(stages)
+            ]
+        else:
+            layers = [predictor(cfg, 10, loss) for _ in range(stages)]
+        return nn.ModuleDict({"roi_heads": nn.ModuleList(layers)})
+
+    source = model(before, 2)
+    Checkpointer(source, str(tmp_path)).save("model")
+    path = str(tmp_path / "model.pth")
+    with pytest.raises(InputError) as info:
+        Checkpointer(model(after, 2), exact=True).load(path)
+    assert words in str(info.value) and "(1 more like it); set MODEL.ROI" in str(info.value)
+    with pytest.raises(InputError, match="set MODEL"):
+        Checkpointer(model(after, 2), str(tmp_path)).resume_or_load("", resume=True)
+
+    target = model(after, 2)
+    rows = target["roi_heads"][0].cls_score.weight.detach().clone()
+    with caplog.at_level(logging.WARNING):
+        Checkpointer(target).load(path, checkpointables=[])
+    assert f"{words} (1 more like it); it starts untrained" in caplog.text
+    assert torch.equal(target["roi_heads"][0].cls_score.weight, rows)
+    assert torch.equal(
+        target["roi_heads"][1].bbox_pred.weight, source["roi_heads"][1].bbox_pred.weight
+    )
+    # The same kind: nothing is said
+    caplog.clear()
+    if before is not None:
+        Checkpointer(model(before, 2), exact=True).load(path)
+        assert "untrained" not in caplog.text
 
 
 def test_fine_tuning_warns_and_goes_on(cfg, saved, caplog):

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Time and saved memory of the IGAM loss, forward and backward, beside what it replaces.
 
-    python benchmarks/loss.py [--repeats 41]
+    python benchmarks/igam_loss.py [--repeats 41]
 
 "Loss" goes from scores to their gradient; "step" from embeddings through the classifier (D = 128)
 to the gradients of both. Foreground rows come first in each image of 512 RoIs, as in training.

@@ -1,0 +1,143 @@
+"""The runs of compare_losses.py: what each one is, and what it has left on disk."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from comparison_table import DATASET, read_metrics
+from detectron2.config import CfgNode
+
+from igam_d2.config import cls_loss_class, load_config
+from igam_d2.errors import InputError
+
+__all__ = ["BASELINE", "ROOT", "Run", "check_settings", "names_of_configs", "plan"]
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / "configs" / "Digits-LT"
+BASELINE, BASELINE_LOSS = "softmax_ce", "SoftmaxCELoss"
+# Stopped in an orderly way a run writes a checkpoint; this is for one that is not.
+CHECKPOINT_PERIOD = 1000
+
+
+@dataclass(eq=False)
+class Run:
+    """One method with one seed; over with either `metrics` or a `problem`."""
+
+    method: str
+    seed: int
+    folder: Path
+    opts: list[str]
+    cfg: CfgNode | None = None
+    detector: "Run | None" = None  # whose model it begins with
+    trains: bool = True
+    metrics: dict[str, float | None] | None = None
+    problem: str | None = None
+
+    @property
+    def over(self) -> bool:
+        return self.metrics is not None or self.problem is not None
+
+    @property
+    def config_file(self) -> Path:
+        return CONFIGS / f"{self.method}.yaml"
+
+    @property
+    def model(self) -> Path:
+        return self.folder / "model_final.pth"
+
+    def found(self) -> dict[str, float | None] | None:
+        """The metrics of an evaluation after the whole training."""
+        results = self.folder / "inference" / DATASET / "results.json"
+        model = self.model if self.trains else self.detector.model
+        try:
+            later = results.stat().st_mtime >= model.stat().st_mtime
+        except OSError:
+            return None
+        return read_metrics(self.folder) if later else None
+
+
+def names_of_configs() -> list[str]:
+    return sorted(f.stem for f in CONFIGS.glob("*.yaml") if not f.stem.startswith("Base"))
+
+
+def plan(
+    methods: Sequence[str], seeds: Sequence[int], iterations: int, output: Path, opts: list[str]
+) -> list[Run]:
+    """All runs, seed after seed, with the softmax baseline first if it is chosen or needed."""
+    runs: list[Run] = []
+    for seed in seeds:
+        folder = output / f"seed{seed}"
+        baseline = _run(BASELINE, seed, iterations, folder, opts)
+        others = [
+            _run(method, seed, iterations, folder, opts, baseline)
+            for method in methods
+            if method != BASELINE
+        ]
+        needed = BASELINE in methods or any(run.detector for run in others)
+        runs += [*([baseline] if needed else []), *others]
+    return runs
+
+
+def _run(
+    method: str,
+    seed: int,
+    iterations: int,
+    folder: Path,
+    opts: list[str],
+    baseline: Run | None = None,
+) -> Run:
+    own = {
+        "OUTPUT_DIR": folder / method,
+        "SEED": seed,
+        "SOLVER.MAX_ITER": iterations,
+        "SOLVER.CHECKPOINT_PERIOD": min(iterations, CHECKPOINT_PERIOD),
+    }
+    opts = opts + [str(part) for item in own.items() for part in item]
+    run = Run(method, seed, folder / method, opts)
+    try:
+        run.cfg = load_config(str(run.config_file), run.opts)
+        second_stage = cls_loss_class(run.cfg).second_stage
+        if baseline is not None and (second_stage or _calibrates(run.cfg)):
+            run.detector, run.trains = baseline, second_stage
+            run.opts += ["MODEL.WEIGHTS", str(baseline.model)]
+            run.cfg = load_config(str(run.config_file), run.opts)
+    except InputError as error:
+        run.problem = str(error)
+    return run
+
+
+def _calibrates(cfg: CfgNode) -> bool:
+    """Whether the baseline's scores are changed at test time; another loss has to be trained."""
+    node = cfg.TEST.CALIBRATION
+    changed = node.NORCAL_GAMMA > 0 or node.TAU > 0
+    return changed and cfg.MODEL.ROI_BOX_HEAD.CLS_LOSS.NAME == BASELINE_LOSS
+
+
+def check_settings(run: Run) -> None:
+    """Refuses to go on with, or to count, a run of other settings.
+
+    Raises:
+        InputError: which setting differs.
+    """
+    kept = ("last_checkpoint", f"inference/{DATASET}/results.json")
+    if run.cfg is None or not any((run.folder / name).is_file() for name in kept):
+        return
+    wanted = _settings(run.cfg.dump())
+    before = _settings((run.folder / "config.yaml").read_text(encoding="utf-8"))
+    for key in wanted.keys() | before.keys():
+        if wanted.get(key) != before.get(key):
+            raise InputError(
+                f"{run.folder} was run with {key} {before.get(key)!r}, which is now "
+                f"{wanted.get(key)!r}: choose another --output, or delete it."
+            )
+
+
+def _settings(text: str) -> dict[str, object]:
+    def flatten(node, prefix=""):
+        if not isinstance(node, dict):
+            return {prefix: node}
+        parts = (flatten(v, f"{prefix}.{k}" if prefix else k) for k, v in node.items())
+        return {key: value for part in parts for key, value in part.items()}
+
+    return flatten(yaml.safe_load(text))

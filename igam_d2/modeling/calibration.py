@@ -1,0 +1,52 @@
+"""Calibration of a trained classifier at test time, in favour of classes with few training images.
+
+Shape legend:
+    R: RoIs    K: foreground classes, the background is class K
+    C: outputs of the classifier    D: embedding dimension
+"""
+
+import torch
+from torch import Tensor
+
+__all__ = ["norcal", "tau_normalized"]
+
+
+def norcal(probs: Tensor, class_image_count: Tensor, gamma: float) -> Tensor:
+    """Probabilities p_k / n_k^gamma, the background's as it is, normalised to the sum one.
+
+    NorCal: Pan et al. 2021, "On Model Calibration for Long-Tailed Object Detection and Instance
+    Segmentation".
+
+    Args:
+        probs: (R, K + 1), the last column that of the background.
+        class_image_count: n, (K,), positive.
+        gamma: 0 leaves the probabilities as they are.
+
+    Returns:
+        (R, K + 1)
+    """
+    foreground = probs[:, :-1] / class_image_count.to(probs.dtype).pow(gamma)
+    calibrated = torch.cat([foreground, probs[:, -1:]], dim=1)
+    return calibrated / calibrated.sum(dim=1, keepdim=True)
+
+
+def tau_normalized(scores: Tensor, weight: Tensor, bias: Tensor | None, tau: float) -> Tensor:
+    """Scores of a linear classifier with the rows w_j / ||w_j||^tau, and its bias as it is.
+
+    Kang et al. 2020, "Decoupling Representation and Classifier for Long-Tailed Recognition", whose
+    classifier has no bias and no background; here all rows are divided, also the background's.
+
+    Args:
+        scores: (R, C), x W^T + b.
+        weight: W, (C, D).
+        bias: b, (C,), or None.
+        tau: 0 leaves the scores as they are, 1 makes all rows equally long.
+
+    Returns:
+        (R, C), of the classifier's type, float32 also for scores under autocast.
+    """
+    if bias is None:
+        bias = weight.new_zeros(len(weight))
+    # The scores of a row of zeros are zero, whatever they are divided by
+    length = weight.norm(dim=1).clamp(min=1e-12)
+    return (scores - bias) / length.pow(tau) + bias
