@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 import yaml
 from comparison_table import DATASET, read_metrics
 from detectron2.config import CfgNode
@@ -93,6 +94,8 @@ def _run(
         "SOLVER.MAX_ITER": iterations,
         "SOLVER.CHECKPOINT_PERIOD": min(iterations, CHECKPOINT_PERIOD),
     }
+    if not torch.cuda.is_available():
+        own["MODEL.DEVICE"] = "cpu"  # or each run would be told so
     opts = opts + [str(part) for item in own.items() for part in item]
     run = Run(method, seed, folder / method, opts)
     try:

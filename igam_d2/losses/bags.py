@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from .base import CLS_LOSS_REGISTRY, ClsLoss, checked_counts
 from .reduction import at_least_float32, mean_of_rows, sampled_rows
@@ -13,18 +14,33 @@ from .reduction import at_least_float32, mean_of_rows, sampled_rows
 __all__ = ["BAGSLoss"]
 
 
-class _Permuted(torch.autograd.Function):
-    """Columns in another order, and the gradients back: autograd would add them up one by one."""
+class _GroupRows(torch.autograd.Function):
+    """-log softmax of one column in each group of columns, (R, C) -> (R, groups).
+
+    Args:
+        order, place: (C,), the columns group by group, and where each of them is then.
+        sizes: of the groups.
+        targets: (R, groups), columns in that order.
+    """
 
     @staticmethod
-    def forward(ctx, scores, order, place):
-        ctx.save_for_backward(place)
-        return scores.index_select(1, order)
+    def forward(ctx, scores, order, place, sizes, targets):
+        log_probs = scores.index_select(1, order)
+        for part in log_probs.split(sizes, dim=1):
+            part.sub_(part.logsumexp(1, keepdim=True))
+        ctx.save_for_backward(log_probs, place, targets)
+        ctx.sizes = sizes
+        return -log_probs.gather(1, targets)
 
     @staticmethod
-    def backward(ctx, grad):
-        (place,) = ctx.saved_tensors
-        return grad.index_select(1, place), None, None
+    @once_differentiable
+    def backward(ctx, grad_rows):
+        log_probs, place, targets = ctx.saved_tensors
+        grad = log_probs.exp()
+        for part, rows in zip(grad.split(ctx.sizes, dim=1), grad_rows.T, strict=True):
+            part.mul_(rows[:, None])
+        grad.scatter_add_(1, targets, -grad_rows)
+        return grad.index_select(1, place), None, None, None, None
 
 
 @CLS_LOSS_REGISTRY.register()
@@ -86,30 +102,29 @@ class BAGSLoss(ClsLoss):
     def forward(
         self, scores, gt_classes, *, embeddings=None, class_weight=None, sample_weight=None
     ) -> dict[str, Tensor]:
-        pair, *groups = self._split(scores)
-        foreground = gt_classes < self.num_classes
-        rows = F.cross_entropy(pair, foreground.long(), reduction="none")
-        losses = {"loss_pair": mean_of_rows(rows, sample_weight)}
+        scores = at_least_float32(scores)
+        background = (gt_classes == self.num_classes)[:, None]
         group = F.pad(self.group, (0, 1), value=-1)[gt_classes]
-        place, start = self.place[gt_classes], 2
-        for g, logits in enumerate(groups):
-            own = group == g
-            others = sampled_rows(~own, (self.beta * own.sum()).floor())
-            rows = F.cross_entropy(logits, (place - start).where(own, 0), reduction="none")
-            start += logits.shape[1]
-            weight = (own | others).to(rows.dtype)
+        own = group[:, None] == torch.arange(self.num_groups, device=group.device)  # (R, groups)
+        starts = self.place[self.num_classes + 2 :]  # of each group: its others
+        members = torch.where(own, self.place[gt_classes][:, None], starts)
+        pair = torch.where(
+            background, self.place[self.num_classes], self.place[self.num_classes + 1]
+        )
+        targets = torch.cat([pair, members], dim=1)
+        rows = _GroupRows.apply(scores, self.order, self.place, self.sizes, targets)
+        losses = {"loss_pair": mean_of_rows(rows[:, 0], sample_weight)}
+        for g in range(self.num_groups):
+            others = sampled_rows(~own[:, g], (self.beta * own[:, g].sum()).floor())
+            weight = (own[:, g] | others).to(rows.dtype)
             if sample_weight is not None:
                 weight = weight * sample_weight
-            losses[f"loss_group{g}"] = mean_of_rows(rows, weight)
+            losses[f"loss_group{g}"] = mean_of_rows(rows[:, g + 1], weight)
         return losses
-
-    def _split(self, scores: Tensor) -> tuple[Tensor, ...]:
-        """(R, 2), and (R, 1 + classes of the group) for each of the others."""
-        scores = _Permuted.apply(at_least_float32(scores), self.order, self.place)
-        return scores.split(self.sizes, dim=1)
 
     def predict_probs(self, scores, *, embeddings=None) -> Tensor:
         """Probability in the group times that of the foreground, and that of the background."""
-        probs = torch.cat([part.softmax(1) for part in self._split(scores)], dim=1)
+        parts = at_least_float32(scores).index_select(1, self.order).split(self.sizes, dim=1)
+        probs = torch.cat([part.softmax(1) for part in parts], dim=1)
         classes = probs.index_select(1, self.place[: self.num_classes])
         return torch.cat([classes * probs[:, 1:2], probs[:, :1]], dim=1)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from .base import CLS_LOSS_REGISTRY
 from .eql import EQLLoss
-from .reduction import at_true_class
+from .reduction import at_true_class, coin_flips
 
 __all__ = ["DropLoss"]
 
@@ -35,7 +35,5 @@ class DropLoss(EQLLoss):
         num_rare = (foreground & at_true_class(self.rare, gt_classes)).sum()
         num_foreground = foreground.sum()
         beta = torch.where(num_foreground > 0, num_rare / num_foreground, 1.0)
-        draws = torch.rand(len(gt_classes), len(self.rare_classes), device=scores.device)
-        kept = (draws <= beta) & ~foreground[:, None]
-        kept = kept.to(scores.dtype)
-        return torch.ones_like(scores).index_copy_(1, self.rare_classes, kept)
+        kept = coin_flips(len(gt_classes), len(self.rare_classes), beta) & ~foreground[:, None]
+        return torch.ones_like(scores).index_copy_(1, self.rare_classes, kept.to(scores.dtype))

@@ -8,6 +8,7 @@ from torch import Tensor
 __all__ = [
     "at_least_float32",
     "at_true_class",
+    "coin_flips",
     "foreground_mean",
     "mean_cross_entropy",
     "mean_of_rows",
@@ -60,6 +61,14 @@ def at_true_class(values: Tensor, gt_classes: Tensor) -> Tensor:
     """
     index = gt_classes.clamp(max=values.shape[-1] - 1)
     return values[index] if values.dim() == 1 else values.gather(1, index[:, None]).squeeze(1)
+
+
+def coin_flips(rows: int, columns: int, probability: Tensor) -> Tensor:
+    """(rows, columns) bool, True with the probability (a scalar), to 1 in 65,536."""
+    # Drawing is most of the work: four draws from 64 random bits
+    size = (rows, (columns + 3) // 4)
+    bits = torch.empty(size, dtype=torch.int64, device=probability.device).random_(-(2**63), None)
+    return bits.view(torch.int16)[:, :columns] < (probability - 0.5) * 2**16
 
 
 def sampled_rows(candidates: Tensor, number: Tensor) -> Tensor:
