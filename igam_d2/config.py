@@ -57,7 +57,7 @@ def add_igam_config(cfg: CN) -> None:
     cfg.TEST.CALIBRATION = CN()
     # NorCal: probabilities over (training images of the class)^gamma, 0.6 in the paper; 0: off
     cfg.TEST.CALIBRATION.NORCAL_GAMMA = 0.0
-    # Rows of a linear classifier over their length to this power; 0: off
+    # Tau-normalisation: the classes' rows over their length to this power; 0: off
     cfg.TEST.CALIBRATION.TAU = 0.0
 
 

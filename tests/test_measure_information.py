@@ -178,7 +178,7 @@ def test_mistakes_end_in_a_sentence_before_the_pass(run, results_file, tmp_path,
     assert "did you mean 'digits_lt_train'" in sentence("--dataset", "digits_lt_trian")
     assert "No weights to evaluate" in sentence(opts=())
     igam = ("MODEL.ROI_HEADS.NAME", "IGAMROIHeads", "MODEL.WEIGHTS", tmp_path / "weights.pth")
-    assert "is of another model" in sentence(opts=igam)
+    assert "set MODEL.ROI_HEADS.NAME to what it was trained with" in sentence(opts=igam)
     retinanet = ("MODEL.META_ARCHITECTURE", "RetinaNet", "MODEL.RETINANET.NUM_CLASSES", 9)
     assert "MODEL.RETINANET.NUM_CLASSES is 9, but" in sentence(
         opts=(*retinanet, "MODEL.RETINANET.IN_FEATURES", "['p3']")

@@ -195,9 +195,11 @@ class Checkpointer(DetectionCheckpointer):
             return
         more = f" ({len(differing) - 1} more like it)" if len(differing) > 1 else ""
         if self._must_fit:
+            ours = any(key.rpartition(".")[2] == "information" for key in state)
+            key = "MODEL.ROI_BOX_HEAD.CLS_LOSS.NAME" if ours else "MODEL.ROI_HEADS.NAME"
             raise InputError(
-                f"The checkpoint {self._path!r} has {differing[0]}{more}; set "
-                "MODEL.ROI_BOX_HEAD.CLS_LOSS.NAME to the loss that it was trained with."
+                f"The checkpoint {self._path!r} has {differing[0]}{more}; set {key} to what it was "
+                "trained with."
             )
         if self._second_stage is not None:
             raise InputError(

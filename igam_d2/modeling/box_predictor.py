@@ -169,7 +169,10 @@ class CosineOutputLayers(FastRCNNOutputLayers):
         """Probabilities of the RoIs, calibrated, a tensor (R_i, K + 1) for each image."""
         scores, _, embeddings = predictions
         if self.tau:
-            scores = tau_normalized(scores, self.cls_score.weight, self.cls_score.bias, self.tau)
+            weight, bias = self.cls_score.weight, self.cls_score.bias
+            scores = tau_normalized(
+                scores, weight, bias, num_classes=self.num_classes, tau=self.tau
+            )
         probs = self.cls_loss.predict_probs(scores, embeddings=embeddings)
         if self.norcal_gamma:
             probs = norcal(probs, self.class_image_count, self.norcal_gamma)

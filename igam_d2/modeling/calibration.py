@@ -30,17 +30,21 @@ def norcal(probs: Tensor, class_image_count: Tensor, gamma: float) -> Tensor:
     return calibrated / calibrated.sum(dim=1, keepdim=True)
 
 
-def tau_normalized(scores: Tensor, weight: Tensor, bias: Tensor | None, tau: float) -> Tensor:
-    """Scores of a linear classifier with the rows w_j / ||w_j||^tau, and its bias as it is.
+def tau_normalized(
+    scores: Tensor, weight: Tensor, bias: Tensor | None, *, num_classes: int, tau: float
+) -> Tensor:
+    """Scores of a linear classifier with the rows w_j / ||w_j||^tau of the foreground classes.
 
-    Kang et al. 2020, "Decoupling Representation and Classifier for Long-Tailed Recognition", whose
-    classifier has no bias and no background; here all rows are divided, also the background's.
+    Kang et al. 2020, "Decoupling Representation and Classifier for Long-Tailed Recognition",
+    eq. (3), whose classifier has no background. In detection that keeps its row, and all keep their
+    bias, as in the public code of balanced group softmax, which compares with it.
 
     Args:
         scores: (R, C), x W^T + b.
         weight: W, (C, D).
         bias: b, (C,), or None.
-        tau: 0 leaves the scores as they are, 1 makes all rows equally long.
+        num_classes: K, the first of the C rows.
+        tau: 0 leaves the scores as they are, 1 makes the K rows equally long.
 
     Returns:
         (R, C), of the classifier's type, float32 also for scores under autocast.
@@ -49,4 +53,5 @@ def tau_normalized(scores: Tensor, weight: Tensor, bias: Tensor | None, tau: flo
         bias = weight.new_zeros(len(weight))
     # The scores of a row of zeros are zero, whatever they are divided by
     length = weight.norm(dim=1).clamp(min=1e-12)
+    length[num_classes:] = 1
     return (scores - bias) / length.pow(tau) + bias

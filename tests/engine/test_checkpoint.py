@@ -121,7 +121,8 @@ def test_a_classifier_of_another_kind_is_not_taken_over(
     path = str(tmp_path / "model.pth")
     with pytest.raises(InputError) as info:
         Checkpointer(model(after, 2), exact=True).load(path)
-    assert words in str(info.value) and "(1 more like it); set MODEL.ROI" in str(info.value)
+    key = "ROI_HEADS.NAME" if before is None else "ROI_BOX_HEAD.CLS_LOSS.NAME"  # Detectron2's own
+    assert f"{words} (1 more like it); set MODEL.{key}" in str(info.value)
     with pytest.raises(InputError, match="set MODEL"):
         Checkpointer(model(after, 2), str(tmp_path)).resume_or_load("", resume=True)
 

@@ -61,10 +61,12 @@ def test_norcal_changes_nothing_with_gamma_0_or_one_image_of_each_class():
 def test_tau_normalisation_equals_the_loop(dtype, has_bias, tau):
     x, weight, bias = classifier(dtype)
     bias = bias if has_bias else None
-    got = tau_normalized(torch.nn.functional.linear(x, weight, bias), weight, bias, tau)
+    scores = torch.nn.functional.linear(x, weight, bias)
+    num_classes = len(weight) - 1
+    got = tau_normalized(scores, weight, bias, num_classes=num_classes, tau=tau)
     for row, scores in zip(x.tolist(), got.tolist(), strict=True):
         for j, w in enumerate(weight.tolist()):
-            length = math.sqrt(sum(value * value for value in w))
+            length = math.sqrt(sum(value * value for value in w)) if j < num_classes else 1.0
             expected = sum(a * b / length**tau for a, b in zip(row, w, strict=True))
             expected += bias[j].item() if has_bias else 0
             tolerance = 1e-12 if dtype == torch.float64 else 1e-4
@@ -74,7 +76,8 @@ def test_tau_normalisation_equals_the_loop(dtype, has_bias, tau):
 def test_tau_normalisation_of_a_row_of_zeros_leaves_the_bias():
     x, weight, bias = classifier()
     weight[3] = 0
-    got = tau_normalized(torch.nn.functional.linear(x, weight, bias), weight, bias, 1.0)
+    scores = torch.nn.functional.linear(x, weight, bias)
+    got = tau_normalized(scores, weight, bias, num_classes=4, tau=1.0)
     torch.testing.assert_close(got[:, 3], bias[3].expand(R))
 
 
@@ -106,7 +109,7 @@ def test_a_predictor_calibrates_at_test_time_alone(calibrated, digits, gamma, ta
 
     scores, _, _ = predictions = layers(x)
     weight, bias = layers.cls_score.weight, layers.cls_score.bias
-    expected = tau_normalized(scores, weight, bias, tau).softmax(1)
+    expected = tau_normalized(scores, weight, bias, num_classes=K, tau=tau).softmax(1)
     path = digits / "digits_lt/annotations/digits_lt_train.json"
     categories = json.loads(path.read_text())["categories"]
     expected = norcal(expected, torch.tensor([c["image_count"] for c in categories]), gamma)
