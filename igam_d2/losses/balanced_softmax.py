@@ -4,24 +4,21 @@ in the form of its public code for detection."""
 import torch
 from torch import Tensor
 
-from .base import CLS_LOSS_REGISTRY, ClsLoss, checked_counts
+from .base import CLS_LOSS_REGISTRY, checked_counts
 from .reduction import at_least_float32, mean_of_rows
-from .sigmoid import sigmoid_rows, with_background
+from .sigmoid import SigmoidLoss, sigmoid_rows
 
 __all__ = ["BalancedSoftmaxLoss"]
 
 
 @CLS_LOSS_REGISTRY.register()
-class BalancedSoftmaxLoss(ClsLoss):
+class BalancedSoftmaxLoss(SigmoidLoss):
     """Binary cross-entropies of K sigmoids, whose scores are shifted by -log((1 - q_j) / q_j) on
     foreground RoIs, q_j being a class's share of the training instances; summed over classes,
     averaged over RoIs.
 
     The paper's eq. (4) is a softmax of z_j + log n_j; its detector was trained with this instead.
     """
-
-    prior_prob = 0.001
-    sums_to_one = False
 
     def __init__(self, num_classes: int, class_instance_count: Tensor):
         super().__init__(num_classes)
@@ -30,10 +27,6 @@ class BalancedSoftmaxLoss(ClsLoss):
         shift = torch.logit(counts / counts.sum()).nan_to_num(posinf=0.0)
         self.register_buffer("shift", shift.float(), persistent=False)  # (K,)
 
-    @property
-    def num_outputs(self) -> int:
-        return self.num_classes
-
     def forward(
         self, scores, gt_classes, *, embeddings=None, class_weight=None, sample_weight=None
     ) -> dict[str, Tensor]:
@@ -41,6 +34,3 @@ class BalancedSoftmaxLoss(ClsLoss):
         foreground = (gt_classes < self.num_classes).to(scores.dtype)
         shifted = torch.addr(scores, foreground, self.shift.to(scores.dtype))
         return {"loss_cls": mean_of_rows(sigmoid_rows(shifted, gt_classes), sample_weight)}
-
-    def predict_probs(self, scores, *, embeddings=None) -> Tensor:
-        return with_background(scores.sigmoid())

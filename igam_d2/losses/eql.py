@@ -4,24 +4,21 @@ eqs. (6) and (7)."""
 import torch
 from torch import Tensor
 
-from .base import CLS_LOSS_REGISTRY, ClsLoss, checked_counts
+from .base import CLS_LOSS_REGISTRY, checked_counts
 from .reduction import at_least_float32, mean_of_rows
-from .sigmoid import sigmoid_rows, with_background
+from .sigmoid import SigmoidLoss, sigmoid_rows
 
 __all__ = ["EQLLoss"]
 
 
 @CLS_LOSS_REGISTRY.register()
-class EQLLoss(ClsLoss):
+class EQLLoss(SigmoidLoss):
     """Binary cross-entropies of K sigmoids, in which the foreground RoIs of other classes do not
     discourage a rare class: summed over classes, averaged over RoIs.
 
     Args:
         rare_frequency: lambda, share of the training images below which a class is rare.
     """
-
-    prior_prob = 0.001
-    sums_to_one = False
 
     def __init__(
         self,
@@ -38,10 +35,6 @@ class EQLLoss(ClsLoss):
         rare = counts / num_images < rare_frequency
         self.register_buffer("rare", rare, persistent=False)  # (K,)
 
-    @property
-    def num_outputs(self) -> int:
-        return self.num_classes
-
     def forward(
         self, scores, gt_classes, *, embeddings=None, class_weight=None, sample_weight=None
     ) -> dict[str, Tensor]:
@@ -53,6 +46,3 @@ class EQLLoss(ClsLoss):
         """(R, K), 1 where a RoI discourages a class, 0 where it passes over it."""
         foreground = (gt_classes < self.num_classes).to(scores.dtype)
         return torch.outer(foreground, self.rare.to(scores.dtype)).neg_().add_(1)
-
-    def predict_probs(self, scores, *, embeddings=None) -> Tensor:
-        return with_background(scores.sigmoid())

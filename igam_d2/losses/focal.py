@@ -5,9 +5,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .base import CLS_LOSS_REGISTRY, ClsLoss
+from .base import CLS_LOSS_REGISTRY
 from .reduction import at_least_float32, at_true_class, foreground_mean
-from .sigmoid import with_background
+from .sigmoid import SigmoidLoss
 
 __all__ = ["FocalLoss", "focal_rows"]
 
@@ -70,7 +70,7 @@ def focal_rows(
 
 
 @CLS_LOSS_REGISTRY.register()
-class FocalLoss(ClsLoss):
+class FocalLoss(SigmoidLoss):
     """-alpha_t (1 - p_t)^gamma log(p_t) of K sigmoids, summed, over the number of foreground RoIs.
 
     Args:
@@ -79,7 +79,6 @@ class FocalLoss(ClsLoss):
     """
 
     prior_prob = 0.01
-    sums_to_one = False
 
     def __init__(self, num_classes: int, *, alpha: float = 0.25, gamma: float = 2.0):
         super().__init__(num_classes)
@@ -88,10 +87,6 @@ class FocalLoss(ClsLoss):
         if not gamma >= 0:
             raise ValueError(f"gamma must not be negative, not {gamma}.")
         self.alpha, self.gamma = alpha, gamma
-
-    @property
-    def num_outputs(self) -> int:
-        return self.num_classes
 
     def forward(
         self, scores, gt_classes, *, embeddings=None, class_weight=None, sample_weight=None
@@ -102,6 +97,3 @@ class FocalLoss(ClsLoss):
             scores, gt_classes, alpha=self.alpha, gamma=self.gamma * ones, weight=ones
         )
         return {"loss_cls": foreground_mean(rows, gt_classes, self.num_classes, sample_weight)}
-
-    def predict_probs(self, scores, *, embeddings=None) -> Tensor:
-        return with_background(scores.sigmoid())

@@ -5,9 +5,25 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .base import ClsLoss
 from .reduction import at_true_class
 
-__all__ = ["probs_beside_background", "sigmoid_rows", "with_background"]
+__all__ = ["SigmoidLoss", "probs_beside_background", "sigmoid_rows", "with_background"]
+
+
+class SigmoidLoss(ClsLoss):
+    """A sigmoid for each of the K classes, and none for the background: without `forward`."""
+
+    prior_prob = 0.001
+    sums_to_one = False
+
+    @property
+    def num_outputs(self) -> int:
+        return self.num_classes
+
+    def predict_probs(self, scores, *, embeddings=None) -> Tensor:
+        """(R, K) -> (R, K + 1): the background has probability zero."""
+        return with_background(scores.sigmoid())
 
 
 class _SigmoidRows(torch.autograd.Function):
