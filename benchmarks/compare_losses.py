@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train the methods of configs/Digits-LT alike, and write one table and one report of them all.
+"""Train the methods of configs/Digits-LT alike, and write a table and a report of them.
 
     python benchmarks/compare_losses.py [CONFIG ...] [--iterations 600] [--seeds 1 2]
         [--output output/compare_losses] [--jobs 2] [-- KEY VALUE ...]
@@ -7,12 +7,12 @@
 CONFIG is the name of a file there, without suffix; default: all of them. Run again, it goes on
 where it was interrupted. Runs are in <output>/seed<seed>/<config>, with what they said in
 console.txt. A second stage begins with the detector of softmax_ce, and a calibration of its scores
-only evaluates that.
+only evaluates that. The table has means over the seeds; the report holds one run of each method,
+the first seed's.
 """
 
 import argparse
 import datetime
-import json
 import os
 import signal
 import subprocess
@@ -28,7 +28,7 @@ from measure import hardware
 
 from igam_d2.data.digits_lt import make_digits_lt
 from igam_d2.errors import InputError
-from igam_d2.files import write_whole
+from igam_d2.files import write_json, write_whole
 from igam_d2.report.build_report import write_report
 
 POLL_SECONDS = 0.2
@@ -125,16 +125,19 @@ def main(argv: list[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:  # the runs were stopped on the way here
+        print("Interrupted: the same command goes on from here.", file=sys.stderr)
+        return 128 + signal.SIGINT
 
 
 def compare(args: argparse.Namespace, opts: list[str]) -> int:
+    methods = list(dict.fromkeys(args.configs or names_of_configs()))
+    seeds = list(dict.fromkeys(args.seeds))
+    runs = plan(methods, seeds, args.iterations, args.output, opts)
     datasets = Path(os.getenv("DETECTRON2_DATASETS", "datasets"))
     if not (datasets / "digits_lt").is_dir():
         print(f"Making Digits-LT in {datasets}", flush=True)
         make_digits_lt(datasets)
-    methods = list(dict.fromkeys(args.configs or names_of_configs()))
-    seeds = list(dict.fromkeys(args.seeds))
-    runs = plan(methods, seeds, args.iterations, args.output, opts)
     for run in runs:
         check_settings(run)
         if not run.problem:
@@ -160,10 +163,9 @@ def compare(args: argparse.Namespace, opts: list[str]) -> int:
         "opts": opts,
     }
     page = markdown(records, facts)
-    content = json.dumps({**facts, "dataset": DATASET, "methods": records}, indent=1) + "\n"
     args.output.mkdir(parents=True, exist_ok=True)
     write_whole(args.output / "table.md", lambda f: f.write(page.encode()))
-    write_whole(args.output / "table.json", lambda f: f.write(content.encode()))
+    write_json(args.output / "table.json", {**facts, "dataset": DATASET, "methods": records})
     print(page)
     finished = [record for record in records if record["seeds"]]
     # What the others are compared with comes first

@@ -16,7 +16,17 @@ __all__ = ["BASELINE", "ROOT", "Run", "check_settings", "names_of_configs", "pla
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs" / "Digits-LT"
-BASELINE, BASELINE_LOSS = "softmax_ce", "SoftmaxCELoss"
+BASELINE = "softmax_ce"
+# Options that would be overridden, and what is to be done instead
+OWN_OPTIONS = {
+    "OUTPUT_DIR": "choose it with --output",
+    "SEED": "choose seeds with --seeds",
+    "SOLVER.MAX_ITER": "choose it with --iterations",
+    "SOLVER.CHECKPOINT_PERIOD": "it follows from --iterations",
+    "MODEL.WEIGHTS": f"second stages and calibrations begin with {BASELINE} under --output",
+}
+# Settings by which an evaluation of the baseline's model may differ from its training
+OF_EVALUATION = ("TEST.CALIBRATION.", "OUTPUT_DIR", "MODEL.WEIGHTS")
 # Stopped in an orderly way a run writes a checkpoint; this is for one that is not.
 CHECKPOINT_PERIOD = 1000
 
@@ -65,7 +75,14 @@ def names_of_configs() -> list[str]:
 def plan(
     methods: Sequence[str], seeds: Sequence[int], iterations: int, output: Path, opts: list[str]
 ) -> list[Run]:
-    """All runs, seed after seed, with the softmax baseline first if it is chosen or needed."""
+    """All runs, seed after seed, with the softmax baseline first if it is chosen or needed.
+
+    Raises:
+        InputError: an option that this sets itself.
+    """
+    for key in opts[::2]:
+        if key in OWN_OPTIONS:
+            raise InputError(f"Leave {key} out of the options after --: {OWN_OPTIONS[key]}.")
     runs: list[Run] = []
     for seed in seeds:
         folder = output / f"seed{seed}"
@@ -101,7 +118,7 @@ def _run(
     try:
         run.cfg = load_config(str(run.config_file), run.opts)
         second_stage = cls_loss_class(run.cfg).second_stage
-        if baseline is not None and (second_stage or _calibrates(run.cfg)):
+        if baseline is not None and (second_stage or _calibrates(run.cfg, baseline.cfg)):
             run.detector, run.trains = baseline, second_stage
             run.opts += ["MODEL.WEIGHTS", str(baseline.model)]
             run.cfg = load_config(str(run.config_file), run.opts)
@@ -110,11 +127,12 @@ def _run(
     return run
 
 
-def _calibrates(cfg: CfgNode) -> bool:
-    """Whether the baseline's scores are changed at test time; another loss has to be trained."""
+def _calibrates(cfg: CfgNode, baseline: CfgNode | None) -> bool:
+    """Whether it is the baseline's model with other scores at test time."""
     node = cfg.TEST.CALIBRATION
-    changed = node.NORCAL_GAMMA > 0 or node.TAU > 0
-    return changed and cfg.MODEL.ROI_BOX_HEAD.CLS_LOSS.NAME == BASELINE_LOSS
+    if baseline is None or not (node.NORCAL_GAMMA > 0 or node.TAU > 0):
+        return False
+    return all(key.startswith(OF_EVALUATION) for key in _differing(_flat(cfg), _flat(baseline)))
 
 
 def check_settings(run: Run) -> None:
@@ -126,21 +144,28 @@ def check_settings(run: Run) -> None:
     kept = ("last_checkpoint", f"inference/{DATASET}/results.json")
     if run.cfg is None or not any((run.folder / name).is_file() for name in kept):
         return
-    wanted = _settings(run.cfg.dump())
-    before = _settings((run.folder / "config.yaml").read_text(encoding="utf-8"))
-    for key in wanted.keys() | before.keys():
-        if wanted.get(key) != before.get(key):
-            raise InputError(
-                f"{run.folder} was run with {key} {before.get(key)!r}, which is now "
-                f"{wanted.get(key)!r}: choose another --output, or delete it."
-            )
+    wanted = _flat(yaml.safe_load(run.cfg.dump()))
+    try:
+        before = _flat(yaml.safe_load((run.folder / "config.yaml").read_text(encoding="utf-8")))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InputError(
+            f"{run.folder} may have been run with other settings, as it has no readable "
+            "config.yaml: choose another --output, or delete it."
+        ) from error
+    for key in _differing(wanted, before):
+        raise InputError(
+            f"{run.folder} was run with {key} {before.get(key)!r}, which is now "
+            f"{wanted.get(key)!r}: choose another --output, or delete it."
+        )
 
 
-def _settings(text: str) -> dict[str, object]:
-    def flatten(node, prefix=""):
-        if not isinstance(node, dict):
-            return {prefix: node}
-        parts = (flatten(v, f"{prefix}.{k}" if prefix else k) for k, v in node.items())
-        return {key: value for part in parts for key, value in part.items()}
+def _differing(a: dict[str, object], b: dict[str, object]) -> list[str]:
+    return sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key))
 
-    return flatten(yaml.safe_load(text))
+
+def _flat(node: object, prefix: str = "") -> dict[str, object]:
+    """The settings by their whole names."""
+    if not isinstance(node, dict):
+        return {prefix: node}
+    parts = (_flat(v, f"{prefix}.{k}" if prefix else k) for k, v in node.items())
+    return {key: value for part in parts for key, value in part.items()}

@@ -1,6 +1,8 @@
 """Config keys of the project, reading a config safely, and checking it before anything is built."""
 
+import inspect
 import logging
+import math
 import re
 from typing import Any
 
@@ -8,6 +10,8 @@ import torch
 import yaml
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
+from detectron2.modeling import ROI_HEADS_REGISTRY
+from detectron2.modeling.roi_heads import CascadeROIHeads
 from detectron2.utils.file_io import PathManager
 
 from .errors import InputError, closest
@@ -185,14 +189,27 @@ def check_config(cfg: CN) -> None:
             f"number of categories of the data set."
         )
     head, roi_heads = cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_HEADS.NAME
-    if roi_heads.startswith("IGAM") and (head.USE_SIGMOID_CE or head.USE_FED_LOSS):
+    has_loss, cascades = _kind_of_heads(roi_heads)
+    if has_loss and (head.USE_SIGMOID_CE or head.USE_FED_LOSS):
         raise InputError(
             "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE and USE_FED_LOSS have no effect in "
             f"{roi_heads}, whose loss is MODEL.ROI_BOX_HEAD.CLS_LOSS.NAME: leave them False."
         )
-    if roi_heads.endswith("CascadeROIHeads"):
+    if cascades:
         _check_cascade(cfg)
-    _check_calibration(cfg, make_cls_loss(cfg))
+    _check_calibration(cfg, make_cls_loss(cfg), has_loss)
+
+
+def _kind_of_heads(name: str) -> tuple[bool, bool]:
+    """Whether registered RoI heads have a loss of the registry, and whether they are a cascade."""
+    from .modeling import IGAMCascadeROIHeads, IGAMROIHeads  # which import this module
+
+    if name not in ROI_HEADS_REGISTRY:
+        return False, False
+    heads = ROI_HEADS_REGISTRY.get(name)
+    if not inspect.isclass(heads):
+        return False, False
+    return issubclass(heads, IGAMROIHeads | IGAMCascadeROIHeads), issubclass(heads, CascadeROIHeads)
 
 
 def _check_cascade(cfg: CN) -> None:
@@ -218,16 +235,17 @@ def _check_cascade(cfg: CN) -> None:
         )
 
 
-def _check_calibration(cfg: CN, loss: ClsLoss) -> None:
+def _check_calibration(cfg: CN, loss: ClsLoss, has_loss: bool) -> None:
     name, roi_heads = type(loss).__name__, cfg.MODEL.ROI_HEADS.NAME
     for key, value in cfg.TEST.CALIBRATION.items():
         key = f"TEST.CALIBRATION.{key}"
-        if not value >= 0:
-            raise InputError(f"{key} is {value}: it must be at least 0 (0.0 for none).")
-        if value and not roi_heads.startswith("IGAM"):
+        if not 0 <= value < math.inf:
+            raise InputError(f"{key} is {value}: it must be at least 0 (0.0 for none), and finite.")
+        if value and not has_loss:
             raise InputError(
                 f"{key} is {value} and has no effect in {roi_heads}: set it to 0.0, or "
-                "MODEL.ROI_HEADS.NAME to IGAMROIHeads or IGAMCascadeROIHeads."
+                "MODEL.ROI_HEADS.NAME to IGAMROIHeads or IGAMCascadeROIHeads (for a detector of "
+                "Detectron2's own with CLS_LOSS.NAME SoftmaxCELoss and MODEL.IGAM.EMBEDDING_DIM 0)."
             )
         if value and not loss.sums_to_one:
             raise InputError(

@@ -1,4 +1,4 @@
-"""The exceptions whose message a user is shown alone, without a traceback."""
+"""The exceptions whose message is shown to a user alone; and the name that may have been meant."""
 
 import difflib
 from collections.abc import Iterable

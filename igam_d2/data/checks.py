@@ -6,7 +6,6 @@ import json
 import logging
 import os
 from collections.abc import Sequence
-from json import JSONDecodeError
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
@@ -188,13 +187,15 @@ def _explained(names):
     """Turns what a loader raises at a file of another format into the file's own mistake."""
     try:
         yield
+    except InputError:
+        raise
     except (
         KeyError,
         IndexError,
         TypeError,
         AttributeError,
         AssertionError,
-        JSONDecodeError,
+        ValueError,
     ) as error:
         for name in names:
             json_file = MetadataCatalog.get(name).get("json_file")

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from detectron2.utils.file_io import PathManager
 
 from ..errors import InputError
 from ..files import write_whole
-from .checks import check_annotation_file, check_registration
+from .checks import _explained, check_annotation_file, check_registration
 
 __all__ = ["COMMON_IMAGES", "RARE_IMAGES", "ClassCounts", "class_counts"]
 
@@ -52,8 +53,8 @@ def class_counts(datasets: Sequence[str]) -> ClassCounts:
     so that it is read as a whole only once.
 
     Raises:
-        InputError: no data set, an unknown one, a file that is missing or of another format, or
-            data sets with different classes.
+        InputError: no data set, an unknown one, a file that is missing or of another format,
+            records that cannot be counted, data sets with different classes, or no annotation.
     """
     if not datasets:
         raise InputError("There is no training set to count: name one in DATASETS.TRAIN.")
@@ -64,21 +65,45 @@ def class_counts(datasets: Sequence[str]) -> ClassCounts:
             for name, counts in zip(datasets, per_dataset, strict=True)
         )
         raise InputError(f"The data sets have different numbers of classes: {numbers}.")
-    return ClassCounts(
+    _check_same_names(datasets)
+    total = ClassCounts(
         sum(counts.image_count for counts in per_dataset),
         sum(counts.instance_count for counts in per_dataset),
         sum(counts.num_images for counts in per_dataset),
     )
+    if not total.instance_count.any():
+        raise InputError(f"{', '.join(datasets)} has no annotations to count.")
+    return total
+
+
+def _check_same_names(datasets: Sequence[str]) -> None:
+    """Compares the classes of the sets whose metadata names them."""
+    named = [(name, MetadataCatalog.get(name).get("thing_classes")) for name in datasets]
+    named = [(name, classes) for name, classes in named if classes]
+    for name, classes in named[1:]:
+        first, expected = named[0]
+        for k, (a, b) in enumerate(zip(expected, classes, strict=False)):
+            if a != b:
+                raise InputError(
+                    f"The data sets have different classes: class {k} is {a!r} in {first} and "
+                    f"{b!r} in {name}."
+                )
 
 
 def _count(name: str) -> ClassCounts:
     json_file = check_registration(name)
-    metadata = MetadataCatalog.get(name)
+    with _explained([name]):
+        if json_file is None:
+            content = _of_records(DatasetCatalog.data[name])
+        else:
+            content = _of_file(PathManager.get_local_path(json_file))
+    metadata = MetadataCatalog.get(name)  # a loader may have filled it
     if json_file is None:  # as of Pascal VOC, whose loader gives contiguous classes
-        order = range(len(metadata.thing_classes))
-        content = _of_records(DatasetCatalog.data[name])
+        classes = metadata.get("thing_classes")
+        if classes is None:
+            raise InputError(f"{name!r} has no thing_classes, so its classes cannot be counted.")
+        order = range(len(classes))
     else:
-        content = _of_file(PathManager.get_local_path(json_file))
         mapping = metadata.get("thing_dataset_id_to_contiguous_id")
         # As Detectron2's loaders number them
         order = sorted(mapping, key=mapping.get) if mapping else content["category_ids"]
@@ -94,12 +119,19 @@ def _count(name: str) -> ClassCounts:
 def _of_records(loader: Callable[[], list[dict]]) -> dict:
     """Kept while the process lives: there is no file to keep it beside."""
     records = loader()
-    content = _tally((r["file_name"], a) for r in records for a in r.get("annotations", ()))
+    content = _tally((i, a) for i, r in enumerate(records) for a in r.get("annotations", ()))
     content["num_images"] = len(records)
     return content
 
 
 def _of_file(json_file: str) -> dict:
+    status = os.stat(json_file)
+    return _read_file(json_file, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=8)
+def _read_file(json_file: str, _mtime_ns: int, _size: int) -> dict:
+    """Kept until the file changes: every head of a cascade and a calibration ask for it."""
     path = Path(json_file)
     with path.open("rb") as f:
         digest = hashlib.file_digest(f, "sha256").hexdigest()
@@ -124,7 +156,7 @@ def _of_file(json_file: str) -> dict:
     return content
 
 
-def _tally(annotations: Iterable[tuple[str | int, dict]]) -> dict:
+def _tally(annotations: Iterable[tuple[int, dict]]) -> dict:
     """Images and instances by category, whose names are text as in JSON."""
     images, instances = {}, Counter()
     for image, annotation in annotations:

@@ -27,7 +27,8 @@ class Checkpointer(DetectionCheckpointer):
     Refuses weights that do not fit when a run is resumed or, with `exact`, evaluated. When a new
     run starts from the weights of another data set, the parts that differ start untrained, as is
     usual in Detectron2; a warning names them. So does a classifier of another kind, also where its
-    shape is the same. Under a loss of a second stage everything but the loss must fit.
+    shape is the same, and in any case the state of losses. Under a loss of a second stage
+    everything but the loss must fit.
     """
 
     def __init__(self, model, save_dir="", *, save_to_disk=None, exact=False, **checkpointables):
@@ -123,6 +124,8 @@ class Checkpointer(DetectionCheckpointer):
 
     def _load_model(self, checkpoint):
         self._check_classifiers(checkpoint["model"])
+        if not self._must_fit:
+            self._forget_loss_state(checkpoint["model"])
         incompatible = super()._load_model(checkpoint)
         if incompatible is None:
             return None
@@ -132,7 +135,8 @@ class Checkpointer(DetectionCheckpointer):
                 incompatible.incorrect_shapes, key=lambda entry: "cls_score" not in entry[0]
             )
         ]
-        differences += [f"{key} is not in it" for key in self._required(incompatible.missing_keys)]
+        missing = self._required(incompatible.missing_keys)
+        differences += [f"{key} is not in it{_why_missing(key)}" for key in missing]
         if not differences:
             return incompatible
         more = f" ({len(differences) - 1} more differences)" if len(differences) > 1 else ""
@@ -165,12 +169,21 @@ class Checkpointer(DetectionCheckpointer):
             ]
         return []
 
+    def _forget_loss_state(self, state: dict[str, torch.Tensor]) -> None:
+        """Takes the buffers of losses out of `state`: they are of another training, of other data
+        perhaps, and begin anew. Parameters, as those of a second stage, are weights like others.
+        """
+        for name, module in self.model.named_modules():
+            if isinstance(module, ClsLoss):
+                for buffer, _ in module.named_buffers():
+                    state.pop(f"{_wrapping(state)}{name}.{buffer}".removeprefix("."), None)
+
     def _check_classifiers(self, state: dict[str, torch.Tensor]) -> None:
         """Refuses rows of a classifier of another kind, or takes them out of `state`.
 
         Their shape may agree, as if they had been trained: it is the bias that tells.
         """
-        wrapped = "module." if all(key.startswith("module.") for key in state) else ""
+        wrapped = _wrapping(state)
         differing = []
         for name, module in self.model.named_modules():
             if not isinstance(module, CosineOutputLayers):
@@ -209,6 +222,17 @@ class Checkpointer(DetectionCheckpointer):
         logging.getLogger(__name__).warning(
             "The weights %r have %s%s; it starts untrained.", self._path, differing[0], more
         )
+
+
+def _wrapping(state: dict[str, torch.Tensor]) -> str:
+    """What DistributedDataParallel put in front of every name of a checkpoint."""
+    return "module." if state and all(key.startswith("module.") for key in state) else ""
+
+
+def _why_missing(key: str) -> str:
+    if not key.endswith(".embedding.weight"):
+        return ""
+    return " (a detector without one, such as Detectron2's: MODEL.IGAM.EMBEDDING_DIM 0)"
 
 
 def _iteration(path: Path) -> float:

@@ -32,6 +32,8 @@ def freeze_detector(model: nn.Module) -> nn.Module:
             continue
         if isinstance(module, _DropoutNd):
             module.p = 0.0
+        elif isinstance(module, nn.MultiheadAttention):
+            module.dropout = 0.0
         elif hasattr(module, "drop_prob"):  # timm's DropPath, in Detectron2's Swin and ViT
             module.drop_prob = 0.0
     return model

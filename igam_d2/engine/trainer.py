@@ -63,7 +63,7 @@ class Trainer(DefaultTrainer):
     def build_model(cls, cfg):
         """As in Detectron2; with a loss of a second stage, all but its parameters are frozen."""
         model = super().build_model(cfg)
-        return freeze_detector(model) if second_stage_loss(model) else model
+        return model if second_stage_loss(model) is None else freeze_detector(model)
 
     @classmethod
     def build_train_loader(cls, cfg):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .base import CLS_LOSS_REGISTRY, ClsLoss
+from .base import CLS_LOSS_REGISTRY, ClsLoss, check_share
 from .reduction import at_least_float32, mean_of_rows, sampled_rows
 from .sigmoid import sigmoid_rows
 
@@ -39,13 +39,7 @@ class ACSLLoss(ClsLoss):
         rare_share: float = 0.01,
     ):
         super().__init__(num_classes)
-        for name, value in (
-            ("threshold", threshold),
-            ("common_share", common_share),
-            ("rare_share", rare_share),
-        ):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name} must be from 0 to 1, not {value}.")
+        check_share(threshold=threshold, common_share=common_share, rare_share=rare_share)
         self.least_score = torch.tensor(threshold).logit().item()
         if len(class_frequency) != num_classes:
             raise ValueError(

@@ -1,6 +1,7 @@
 """Balanced group softmax (Li et al. 2020, "Overcoming Classifier Imbalance for Long-tail Object
 Detection with Balanced Group Softmax")."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .base import CLS_LOSS_REGISTRY, ClsLoss, checked_counts
+from .base import CLS_LOSS_REGISTRY, ClsLoss, check_not_negative, checked_counts
 from .reduction import at_least_float32, mean_of_rows, sampled_rows
 
 __all__ = ["BAGSLoss"]
@@ -54,11 +55,11 @@ class BAGSLoss(ClsLoss):
     Columns of the scores: K classes, background, any foreground, and "others" of each group.
 
     Buffers:
-        group: (K,), of each class.
+        members: (groups, K), True for the classes of each group.
 
     Args:
-        thresholds: instance counts, rising; the g-th group has the classes from the g-th to below
-            the next.
+        thresholds: instance counts, rising. The groups: below the first, from each to below the
+            next, from the last on.
         beta: others per own RoI, not negative.
     """
 
@@ -73,18 +74,22 @@ class BAGSLoss(ClsLoss):
         beta: float = 8.0,
     ):
         super().__init__(num_classes)
-        if list(thresholds) != sorted(set(thresholds)):
-            raise ValueError(f"thresholds must rise, not {tuple(thresholds)}.")
-        if not beta >= 0:
-            raise ValueError(f"beta must not be negative, not {beta}.")
+        numbers = all(isinstance(n, int | float) and 0 < n < math.inf for n in thresholds)
+        if not numbers or list(thresholds) != sorted(set(thresholds)):
+            raise ValueError(
+                f"thresholds must rise, and be positive numbers: they are {thresholds}."
+            )
+        check_not_negative(beta=beta)
         counts = checked_counts(class_instance_count, num_classes)
         self.beta, self.num_groups = beta, len(thresholds) + 1
-        edges = counts.new_tensor(list(thresholds))
-        self.register_buffer("group", torch.bucketize(counts, edges, right=True))
+        group = torch.bucketize(counts, counts.new_tensor(list(thresholds)), right=True)
+        groups = torch.arange(self.num_groups)[:, None]
+        # In this form, a checkpoint of another number of groups does not fit
+        self.register_buffer("members", group == groups)
+        self.register_buffer("group", group, persistent=False)  # (K,)
         self.register_buffer("order", torch.arange(self.num_outputs), persistent=False)
         self.register_buffer("place", torch.arange(self.num_outputs), persistent=False)
         self._arrange()
-        self.register_load_state_dict_post_hook(lambda module, _: module._arrange())
 
     @property
     def num_outputs(self) -> int:
@@ -92,12 +97,17 @@ class BAGSLoss(ClsLoss):
 
     def _arrange(self) -> None:
         """Lays out the columns group by group, the pair and the others of each first."""
+        self.group = self.members.long().argmax(dim=0)
         sizes = torch.bincount(self.group, minlength=self.num_groups) + 1
         self.sizes = [2, *sizes.tolist()]  # on the host
         rank = 2 * torch.arange(1, self.num_groups + 1, device=self.group.device)
         rank = torch.cat([rank[self.group] + 1, rank.new_zeros(2), rank])  # of each column
         self.order = rank.argsort(stable=True)
         self.place = self.order.argsort()
+
+    def _load_from_state_dict(self, *args):
+        super()._load_from_state_dict(*args)
+        self._arrange()
 
     def forward(
         self, scores, gt_classes, *, embeddings=None, class_weight=None, sample_weight=None

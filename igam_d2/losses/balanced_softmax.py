@@ -32,5 +32,5 @@ class BalancedSoftmaxLoss(SigmoidLoss):
     ) -> dict[str, Tensor]:
         scores = at_least_float32(scores)
         foreground = (gt_classes < self.num_classes).to(scores.dtype)
-        shifted = torch.addr(scores, foreground, self.shift.to(scores.dtype))
+        shifted = torch.addcmul(scores, foreground[:, None], self.shift.to(scores.dtype))
         return {"loss_cls": mean_of_rows(sigmoid_rows(shifted, gt_classes), sample_weight)}

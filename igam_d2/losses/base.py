@@ -1,6 +1,7 @@
 """What a classification loss declares to the head, and the registry that configs choose from."""
 
 import inspect
+import math
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -13,6 +14,9 @@ __all__ = [
     "COUNTS",
     "ClsLoss",
     "EmptyClassError",
+    "check_not_negative",
+    "check_positive",
+    "check_share",
     "checked_counts",
     "loss_defaults",
 ]
@@ -78,6 +82,12 @@ class ClsLoss(nn.Module):
         """Width of the classifier."""
         return self.num_classes + 1
 
+    @property
+    def updates_state(self) -> bool:
+        """Whether a `forward` is a step of the training; not so for one without gradient, as those
+        that batch norms are calibrated with."""
+        return self.training and torch.is_grad_enabled()
+
     def forward(
         self,
         scores: Tensor,
@@ -89,7 +99,8 @@ class ClsLoss(nn.Module):
     ) -> dict[str, Tensor]:
         """Scalars that are summed into ``loss_cls``.
 
-        A loss with state updates it in training mode alone, to the same on all processes.
+        A loss with state changes it where :attr:`updates_state`, to the same on all processes.
+        Called with autocast disabled; `scores` and `embeddings` may be float16 or bfloat16.
 
         Args:
             scores: (R, num_outputs) of the classifier.
@@ -107,6 +118,27 @@ class ClsLoss(nn.Module):
     @torch.no_grad()
     def set_information(self, information: Tensor) -> None:
         """Is told the information amounts (K,) in bits, NaN if not measured, at a refresh."""
+
+
+def check_positive(**constants: float) -> None:
+    """Raises a ValueError for the first that is not."""
+    for name, value in constants.items():
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} must be positive and finite, not {value}.")
+
+
+def check_not_negative(**constants: float) -> None:
+    """Raises a ValueError for the first that is, or is not finite."""
+    for name, value in constants.items():
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name} must not be negative or infinite: it is {value}.")
+
+
+def check_share(**constants: float) -> None:
+    """Raises a ValueError for the first that is not from 0 to 1."""
+    for name, value in constants.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} must be from 0 to 1, not {value}.")
 
 
 def checked_counts(counts: Tensor, num_classes: int, *, positive: bool = False) -> Tensor:

@@ -5,7 +5,7 @@ import math
 
 from torch import Tensor
 
-from .base import CLS_LOSS_REGISTRY
+from .base import CLS_LOSS_REGISTRY, check_not_negative
 from .cosine_ce import CosineCELoss
 from .igam import margin_cross_entropy
 from .reduction import at_least_float32
@@ -27,8 +27,7 @@ class C2AMLoss(CosineCELoss):
 
     def __init__(self, num_classes: int, *, scale: float = 30.0, alpha: float = 0.5):
         super().__init__(num_classes, scale=scale)
-        if not alpha >= 0:
-            raise ValueError(f"alpha must not be negative, not {alpha}.")
+        check_not_negative(alpha=alpha)
         self.alpha = alpha
 
     def forward(

@@ -4,7 +4,7 @@ Recognition"), eqs. (2), (4) and (5): beside the softmax cross-entropy."""
 import torch
 from torch import Tensor
 
-from .base import CLS_LOSS_REGISTRY
+from .base import CLS_LOSS_REGISTRY, check_not_negative, check_share
 from .reduction import at_least_float32, mean_of_rows, sum_over_processes_
 from .softmax_ce import SoftmaxCELoss
 
@@ -30,10 +30,8 @@ class CenterLoss(SoftmaxCELoss):
         self, num_classes: int, embedding_dim: int, *, weight: float = 0.003, step: float = 0.5
     ):
         super().__init__(num_classes)
-        if not weight >= 0:
-            raise ValueError(f"weight must not be negative, not {weight}.")
-        if not 0 <= step <= 1:
-            raise ValueError(f"step must be from 0 to 1, not {step}.")
+        check_not_negative(weight=weight)
+        check_share(step=step)
         self.weight, self.step = weight, step
         self.register_buffer("centers", torch.zeros(num_classes, embedding_dim))
 
@@ -48,7 +46,7 @@ class CenterLoss(SoftmaxCELoss):
         if sample_weight is None:
             sample_weight = torch.ones_like(inside)
         distance = mean_of_rows(offset.square().sum(1), inside * sample_weight)
-        if self.training:
+        if self.updates_state:
             self._move(offset.detach() * inside[:, None], index, inside)
         return {**losses, "loss_center": self.weight / 2 * distance}
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .base import CLS_LOSS_REGISTRY, ClsLoss
+from .base import CLS_LOSS_REGISTRY, ClsLoss, check_positive
 from .reduction import at_least_float32, mean_cross_entropy
 
 __all__ = ["CosineCELoss"]
@@ -21,8 +21,7 @@ class CosineCELoss(ClsLoss):
 
     def __init__(self, num_classes: int, *, scale: float = 30.0):
         super().__init__(num_classes)
-        if not scale > 0:
-            raise ValueError(f"scale must be positive, not {scale}.")
+        check_positive(scale=scale)
         self.scale = scale
 
     def forward(

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .base import CLS_LOSS_REGISTRY, ClsLoss, checked_counts
+from .base import CLS_LOSS_REGISTRY, ClsLoss, check_not_negative, checked_counts
 from .reduction import at_least_float32
 
 __all__ = ["DisAlignLoss"]
@@ -60,12 +60,11 @@ class DisAlignLoss(ClsLoss):
         rho: float = 0.8,
     ):
         super().__init__(num_classes)
-        if not rho >= 0:
-            raise ValueError(f"rho must not be negative, not {rho}.")
+        check_not_negative(rho=rho)
         counts = checked_counts(class_instance_count, num_classes, positive=rho > 0)
         weight = counts**-rho
         weight = F.pad(weight / weight.mean(), (0, 1), value=1.0)
-        self.register_buffer("class_weight", weight.float(), persistent=False)  # (K + 1,)
+        self.register_buffer("balance", weight.float(), persistent=False)  # (K + 1,)
         self.scale = nn.Parameter(torch.ones(num_classes))
         self.shift = nn.Parameter(torch.zeros(num_classes))
         self.confidence = nn.Linear(embedding_dim, 1)
@@ -76,7 +75,7 @@ class DisAlignLoss(ClsLoss):
         self, scores, gt_classes, *, embeddings=None, class_weight=None, sample_weight=None
     ) -> dict[str, Tensor]:
         logits = self._aligned(scores, embeddings)
-        weight = self.class_weight.to(logits.dtype)
+        weight = self.balance.to(logits.dtype)
         rows = F.cross_entropy(logits, gt_classes, weight=weight, reduction="none")
         weight = weight[gt_classes]
         if sample_weight is not None:

@@ -4,7 +4,7 @@ eqs. (6) and (7)."""
 import torch
 from torch import Tensor
 
-from .base import CLS_LOSS_REGISTRY, checked_counts
+from .base import CLS_LOSS_REGISTRY, check_share, checked_counts
 from .reduction import at_least_float32, mean_of_rows
 from .sigmoid import SigmoidLoss, sigmoid_rows
 
@@ -29,8 +29,7 @@ class EQLLoss(SigmoidLoss):
         rare_frequency: float = 1.76e-3,
     ):
         super().__init__(num_classes)
-        if not 0 <= rare_frequency <= 1:
-            raise ValueError(f"rare_frequency must be from 0 to 1, not {rare_frequency}.")
+        check_share(rare_frequency=rare_frequency)
         counts = checked_counts(class_image_count, num_classes)
         rare = counts / num_images < rare_frequency
         self.register_buffer("rare", rare, persistent=False)  # (K,)

@@ -4,7 +4,7 @@ Long-tailed Object Detection")."""
 import torch
 from torch import Tensor
 
-from .base import CLS_LOSS_REGISTRY, ClsLoss
+from .base import CLS_LOSS_REGISTRY, ClsLoss, check_not_negative, check_positive
 from .reduction import at_least_float32, at_true_class, mean_of_rows, sum_over_processes_
 from .sigmoid import probs_beside_background, sigmoid_rows
 
@@ -34,6 +34,8 @@ class EQLv2Loss(ClsLoss):
         self, num_classes: int, *, gamma: float = 12.0, mu: float = 0.8, alpha: float = 4.0
     ):
         super().__init__(num_classes)
+        check_positive(gamma=gamma)
+        check_not_negative(mu=mu, alpha=alpha)
         self.gamma, self.mu, self.alpha = gamma, mu, alpha
         self.register_buffer("positive_grad", torch.zeros(num_classes, dtype=torch.float64))
         self.register_buffer("negative_grad", torch.zeros(num_classes, dtype=torch.float64))
@@ -48,7 +50,7 @@ class EQLv2Loss(ClsLoss):
         negative = torch.cat([balance, one])
         positive = torch.cat([1 + self.alpha * (1 - balance), one])[gt_classes]
         rows = sigmoid_rows(scores, gt_classes, negative=negative, positive=positive)
-        if self.training:
+        if self.updates_state:
             self._accumulate(scores.detach(), gt_classes, negative, positive)
         return {"loss_cls": mean_of_rows(rows, sample_weight)}
 

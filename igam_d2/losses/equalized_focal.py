@@ -4,7 +4,7 @@ Detection")."""
 import torch
 from torch import Tensor
 
-from .base import CLS_LOSS_REGISTRY
+from .base import CLS_LOSS_REGISTRY, check_not_negative, check_positive
 from .focal import FocalLoss, focal_rows
 from .reduction import at_least_float32, at_true_class, foreground_mean, sum_over_processes_
 
@@ -18,8 +18,8 @@ class EqualizedFocalLoss(FocalLoss):
 
     Buffers:
         positive_grad, negative_grad: (K,) float64, sums of the absolute gradients of the loss
-            (without `sample_weight`) by the scores since training began; a step's batch is that of
-            all processes.
+            (without `sample_weight`) by the scores since training began. A step's batch is that of
+            all processes, and so is the number of foreground RoIs that they are divided by.
         ratio: (K,), g_j = positive_grad / negative_grad, from 0 to 1; 1 at the start.
 
     Args:
@@ -34,10 +34,8 @@ class EqualizedFocalLoss(FocalLoss):
         self, num_classes: int, *, alpha: float = 0.25, gamma: float = 2.0, focus: float = 8.0
     ):
         super().__init__(num_classes, alpha=alpha, gamma=gamma)
-        if not gamma > 0:
-            raise ValueError(f"gamma must be positive, not {gamma}.")
-        if not focus >= 0:
-            raise ValueError(f"focus must not be negative, not {focus}.")
+        check_positive(gamma=gamma)
+        check_not_negative(focus=focus)
         self.focus = focus
         self.register_buffer("positive_grad", torch.zeros(num_classes, dtype=torch.float64))
         self.register_buffer("negative_grad", torch.zeros(num_classes, dtype=torch.float64))
@@ -51,7 +49,7 @@ class EqualizedFocalLoss(FocalLoss):
         rows, grad = focal_rows(
             scores, gt_classes, alpha=self.alpha, gamma=gamma, weight=gamma / self.gamma
         )
-        if self.training:
+        if self.updates_state:
             self._accumulate(grad, gt_classes)
         return {"loss_cls": foreground_mean(rows, gt_classes, self.num_classes, sample_weight)}
 
@@ -61,7 +59,7 @@ class EqualizedFocalLoss(FocalLoss):
         index = gt_classes.clamp(max=self.num_classes - 1)
         # Of the own class it is negative, of the others positive
         own = at_true_class(grad, gt_classes).where(foreground, 0).double()
-        positive = torch.zeros_like(self.positive_grad).index_add(0, index, -own)
+        positive = own.new_zeros(self.num_classes).index_add(0, index, -own)
         negative = (grad.sum(0).double() + positive).clamp(min=0)
         num_foreground = foreground.sum().double()
         sum_over_processes_(positive, negative, num_foreground)

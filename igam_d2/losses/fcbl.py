@@ -5,11 +5,13 @@ hallucinated features."""
 import torch
 from torch import Tensor
 
-from .base import CLS_LOSS_REGISTRY, ClsLoss
+from .base import CLS_LOSS_REGISTRY, ClsLoss, check_not_negative
 from .reduction import at_least_float32, at_true_class, mean_of_rows, sum_over_processes_
 from .sigmoid import probs_beside_background, sigmoid_rows
 
 __all__ = ["FCBLLoss"]
+
+CERTAIN = 0.7  # a probability from which a class is not passed over
 
 
 @CLS_LOSS_REGISTRY.register()
@@ -28,8 +30,8 @@ class FCBLLoss(ClsLoss):
     Args:
         alpha: 0 leaves a binary cross-entropy; the public configs for ResNet-50 have .85.
         floor: least M.
-        reweight: whether a foreground RoI passes over the classes that its scores rank below its
-            own and below .7, as in the public code; not in the paper's equations.
+        reweight: whether a foreground RoI passes over the classes whose probability, as at test
+            time, is below its own class's and below .7, as in the public code.
     """
 
     prior_prob = 0.001
@@ -39,10 +41,9 @@ class FCBLLoss(ClsLoss):
         self, num_classes: int, *, alpha: float = 1.0, floor: float = 1e-3, reweight: bool = False
     ):
         super().__init__(num_classes)
-        if not alpha >= 0:
-            raise ValueError(f"alpha must not be negative, not {alpha}.")
-        if not floor > 0:
-            raise ValueError(f"floor must be positive, not {floor}.")
+        check_not_negative(alpha=alpha)
+        if not 0 < floor < 1:
+            raise ValueError(f"floor must be above 0 and below 1, not {floor}.")
         self.alpha, self.floor, self.reweight = alpha, floor, reweight
         self.register_buffer("confusion", torch.zeros(num_classes, num_classes))
         self.register_buffer("confusion_count", torch.zeros(num_classes, dtype=torch.float64))
@@ -58,7 +59,7 @@ class FCBLLoss(ClsLoss):
         shifted = margin.index_select(0, gt_classes).add_(scores)
         negative = self._negatives(scores.detach(), gt_classes) if self.reweight else None
         rows = sigmoid_rows(shifted, gt_classes, negative=negative)
-        if self.training:
+        if self.updates_state:
             self._update(scores.detach(), gt_classes)
         return {"loss_cls": mean_of_rows(rows, sample_weight)}
 
@@ -66,7 +67,7 @@ class FCBLLoss(ClsLoss):
         """(R, K + 1), 1 where a RoI discourages a class, else 0."""
         probs = probs_beside_background(scores)
         own = at_true_class(probs, gt_classes)
-        kept = probs >= own.clamp(max=0.7)[:, None]
+        kept = probs >= own.clamp(max=CERTAIN)[:, None]
         kept[:, -1] = True
         return (kept | (gt_classes == self.num_classes)[:, None]).to(scores.dtype)
 

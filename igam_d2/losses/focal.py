@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .base import CLS_LOSS_REGISTRY
+from .base import CLS_LOSS_REGISTRY, check_not_negative, check_share
 from .reduction import at_least_float32, at_true_class, foreground_mean
 from .sigmoid import SigmoidLoss
 
@@ -82,10 +82,8 @@ class FocalLoss(SigmoidLoss):
 
     def __init__(self, num_classes: int, *, alpha: float = 0.25, gamma: float = 2.0):
         super().__init__(num_classes)
-        if not 0 <= alpha <= 1:
-            raise ValueError(f"alpha must be from 0 to 1, not {alpha}.")
-        if not gamma >= 0:
-            raise ValueError(f"gamma must not be negative, not {gamma}.")
+        check_share(alpha=alpha)
+        check_not_negative(gamma=gamma)
         self.alpha, self.gamma = alpha, gamma
 
     def forward(

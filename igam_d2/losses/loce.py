@@ -6,7 +6,7 @@ import math
 import torch
 from torch import Tensor
 
-from .base import CLS_LOSS_REGISTRY, ClsLoss
+from .base import CLS_LOSS_REGISTRY, ClsLoss, check_share
 from .reduction import (
     at_least_float32,
     at_true_class,
@@ -47,8 +47,7 @@ class LOCELoss(ClsLoss):
         for name, value in (("start", start), ("background", background)):
             if not 0 < value <= 1:
                 raise ValueError(f"{name} must be above 0 and at most 1, not {value}.")
-        if not 0 <= momentum <= 1:
-            raise ValueError(f"momentum must be from 0 to 1, not {momentum}.")
+        check_share(momentum=momentum)
         self.momentum, self.background = momentum, background
         self.register_buffer("mean_score", torch.full((num_classes,), start))
 
@@ -56,7 +55,7 @@ class LOCELoss(ClsLoss):
         self, scores, gt_classes, *, embeddings=None, class_weight=None, sample_weight=None
     ) -> dict[str, Tensor]:
         scores = at_least_float32(scores)
-        if self.training:
+        if self.updates_state:
             self._update(scores.detach(), gt_classes)
         # A score of 0, of a class that was never right by as much as float32 can hold
         log_s = self.mean_score.clamp(min=1e-12).log().to(scores.dtype)

@@ -81,7 +81,8 @@ def sampled_rows(candidates: Tensor, number: Tensor) -> Tensor:
 
 
 def sum_over_processes_(*tensors: Tensor) -> None:
-    """Sums each over the processes, in place and in one collective; nothing for a single process.
+    """Sums floating-point tensors over the processes, each in place, in one collective; nothing for
+    a single process.
 
     All of them must take part, also one whose batch is empty.
     """

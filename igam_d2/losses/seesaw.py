@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .base import CLS_LOSS_REGISTRY, ClsLoss
+from .base import CLS_LOSS_REGISTRY, ClsLoss, check_not_negative, check_positive
 from .reduction import at_least_float32, at_true_class, mean_of_rows, sum_over_processes_
 
 __all__ = ["SeesawLoss"]
@@ -31,7 +31,7 @@ class SeesawLoss(ClsLoss):
         eps: least s_y.
         normalized: whether the scores are scale * cosine (without the bias that the public code
             has); or those of a linear classifier.
-        scale: tau, positive.
+        scale: tau, positive; of no effect without `normalized`.
     """
 
     classifier = "cosine"
@@ -47,12 +47,8 @@ class SeesawLoss(ClsLoss):
         scale: float = 20.0,
     ):
         super().__init__(num_classes)
-        for name, value in (("p", p), ("q", q)):
-            if not value >= 0:
-                raise ValueError(f"{name} must not be negative, not {value}.")
-        for name, value in (("eps", eps), ("scale", scale)):
-            if not value > 0:
-                raise ValueError(f"{name} must be positive, not {value}.")
+        check_not_negative(p=p, q=q)
+        check_positive(eps=eps, scale=scale)
         self.p, self.q, self.log_eps = p, q, math.log(eps)
         if not normalized:
             self.classifier = "linear"
@@ -67,7 +63,7 @@ class SeesawLoss(ClsLoss):
     def forward(
         self, scores, gt_classes, *, embeddings=None, class_weight=None, sample_weight=None
     ) -> dict[str, Tensor]:
-        if self.training:
+        if self.updates_state:
             self._count(gt_classes)
         logits, objectness = self._split(scores)
         background = gt_classes == self.num_classes

@@ -6,7 +6,7 @@ import math
 import torch
 from torch import Tensor
 
-from .base import CLS_LOSS_REGISTRY, ClsLoss
+from .base import CLS_LOSS_REGISTRY, ClsLoss, check_not_negative
 from .reduction import at_least_float32, at_true_class, mean_cross_entropy
 
 __all__ = ["SphereFaceLoss"]
@@ -41,6 +41,7 @@ class SphereFaceLoss(ClsLoss):
         super().__init__(num_classes)
         if margin < 1:
             raise ValueError(f"margin must be at least 1, not {margin}.")
+        check_not_negative(lambda_max=lambda_max)
         if not 0 <= lambda_min <= lambda_max:
             raise ValueError(
                 f"lambda_min must be from 0 to lambda_max, which is {lambda_max}, not {lambda_min}."
@@ -51,7 +52,7 @@ class SphereFaceLoss(ClsLoss):
     def forward(
         self, scores, gt_classes, *, embeddings=None, class_weight=None, sample_weight=None
     ) -> dict[str, Tensor]:
-        if self.training:
+        if self.updates_state:
             self.iteration += 1
         scores = at_least_float32(scores)
         norm = embeddings.to(scores.dtype).norm(dim=1)

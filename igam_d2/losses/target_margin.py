@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from .base import check_not_negative
 from .cosine_ce import CosineCELoss
 from .reduction import at_least_float32, at_true_class, mean_cross_entropy
 
@@ -18,8 +19,7 @@ class TargetMarginLoss(CosineCELoss):
 
     def __init__(self, num_classes: int, *, scale: float, margin: float):
         super().__init__(num_classes, scale=scale)
-        if not margin >= 0:
-            raise ValueError(f"margin must not be negative, not {margin}.")
+        check_not_negative(margin=margin)
         self.margin = margin
 
     def with_margin(self, cosine: Tensor) -> Tensor:

@@ -154,28 +154,31 @@ class CosineOutputLayers(FastRCNNOutputLayers):
             index, classes = matched
             self._instances = embeddings.detach()[index], classes
 
-        with torch.no_grad():
-            probs = self.cls_loss.predict_probs(scores, embeddings=embeddings)
+        # float32 sums also under autocast
+        with torch.autocast(scores.device.type, enabled=False):
+            with torch.no_grad():
+                probs = self.cls_loss.predict_probs(scores, embeddings=embeddings)
+            parts = self.cls_loss(
+                scores, gt_classes, embeddings=embeddings, class_weight=self.cls_score.weight
+            )
         # Detectron2 logs its statistics from these, the last column being the background, and adds
         # a cross-entropy that is replaced below.
         losses = super().losses((probs, deltas), proposals)
-        parts = self.cls_loss(
-            scores, gt_classes, embeddings=embeddings, class_weight=self.cls_score.weight
-        )
         losses["loss_cls"] = sum(parts.values()) * self.loss_weight.get("loss_cls", 1.0)
         return losses
 
     def predict_probs(self, predictions, proposals: list[Instances]) -> tuple[Tensor, ...]:
         """Probabilities of the RoIs, calibrated, a tensor (R_i, K + 1) for each image."""
         scores, _, embeddings = predictions
-        if self.tau:
-            weight, bias = self.cls_score.weight, self.cls_score.bias
-            scores = tau_normalized(
-                scores, weight, bias, num_classes=self.num_classes, tau=self.tau
-            )
-        probs = self.cls_loss.predict_probs(scores, embeddings=embeddings)
-        if self.norcal_gamma:
-            probs = norcal(probs, self.class_image_count, self.norcal_gamma)
+        with torch.autocast(scores.device.type, enabled=False):
+            if self.tau:
+                weight, bias = self.cls_score.weight, self.cls_score.bias
+                scores = tau_normalized(
+                    scores, weight, bias, num_classes=self.num_classes, tau=self.tau
+                )
+            probs = self.cls_loss.predict_probs(scores, embeddings=embeddings)
+            if self.norcal_gamma:
+                probs = norcal(probs, self.class_image_count, self.norcal_gamma)
         return probs.split([len(p) for p in proposals])
 
     def predict_boxes(self, predictions, proposals):

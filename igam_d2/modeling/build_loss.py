@@ -57,7 +57,7 @@ def build_cls_loss(cfg: CfgNode, embedding_dim: int) -> ClsLoss:
         raise InputError(
             f"{name} needs training data of every class, and {', '.join(cfg.DATASETS.TRAIN)} has "
             f"none of {_named(error.classes, cfg)}: leave such classes out of the data set, or "
-            "choose a MODEL.ROI_BOX_HEAD.CLS_LOSS.NAME that needs no class counts."
+            "choose a MODEL.ROI_BOX_HEAD.CLS_LOSS.NAME that takes them."
         ) from error
 
 

@@ -9,7 +9,7 @@ pytest.importorskip("detectron2")
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from igam_d2.data import ClassCounts, checks, class_counts
+from igam_d2.data import ClassCounts, checks, class_counts, counts
 from igam_d2.errors import InputError
 
 IDS = [7, 2, 40]
@@ -61,29 +61,71 @@ def test_counts_in_contiguous_order(dataset, tmp_path):
 
 def test_counts_are_kept_until_the_file_changes(dataset, tmp_path, monkeypatch):
     first = class_counts(["counted"])
-    monkeypatch.setattr("igam_d2.data.counts.check_annotation_file", pytest.fail)
+    counts._read_file.cache_clear()  # as in another process
+    monkeypatch.setattr(counts, "check_annotation_file", pytest.fail)
     assert class_counts(["counted"]).image_count.tolist() == first.image_count.tolist()
-    monkeypatch.setattr("igam_d2.data.counts.check_annotation_file", checks.check_annotation_file)
+    monkeypatch.setattr(counts, "check_annotation_file", checks.check_annotation_file)
     dataset["annotations"] += [{**dataset["annotations"][0], "category_id": 40, "iscrowd": 0}] * 2
     (tmp_path / "train.json").write_text(json.dumps(dataset))
     assert class_counts(["counted"]).instance_count[-1] == 2
     (tmp_path / "train.json.counts.json").write_text('{"sha256": "')
+    counts._read_file.cache_clear()
     assert class_counts(["counted"]).instance_count[-1] == 2
 
 
-def test_records_of_a_set_without_an_annotation_file():
-    records = [
+def test_a_file_is_read_once_in_a_folder_that_one_may_only_read(dataset, tmp_path, monkeypatch):
+    read = []
+
+    def check_annotation_file(path, **kwargs):
+        read.append(path)
+        return checks.check_annotation_file(path, **kwargs)
+
+    def refuse(*_):
+        raise PermissionError("[Errno 13] Permission denied")
+
+    monkeypatch.setattr(counts, "check_annotation_file", check_annotation_file)
+    monkeypatch.setattr(counts, "write_whole", refuse)
+    path = tmp_path / "train.json"
+    first, *others = [class_counts(["counted"]).instance_count.tolist() for _ in range(4)]
+    assert others == [first] * 3 and read == [str(path)]
+    data = json.loads(path.read_text())
+    data["annotations"] += [{**data["annotations"][0], "category_id": 40, "iscrowd": 0}] * 3
+    path.write_text(json.dumps(data))
+    assert class_counts(["counted"]).instance_count.tolist() == [*first[:2], 3]
+    assert read == [str(path)] * 2
+
+
+@pytest.fixture
+def register():
+    """Registers a loader, or the records themselves, under a name, with this metadata."""
+    names = []
+
+    def register(name, load, **metadata):
+        DatasetCatalog.register(name, load if callable(load) else lambda: load)
+        MetadataCatalog.get(name).set(**metadata)
+        names.append(name)
+
+    yield register
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def test_records_of_a_set_without_an_annotation_file(register):
+    records = [  # two of one file, as crops are, and two without a name
         {"file_name": "a", "annotations": [{"category_id": 1}, {"category_id": 1}]},
-        {"file_name": "b", "annotations": [{"category_id": 1}, {"category_id": 0, "iscrowd": 1}]},
+        {"file_name": "a", "annotations": [{"category_id": 1}, {"category_id": 0, "iscrowd": 1}]},
+        {"annotations": [{"category_id": 1}]},
+        {},
     ]
-    DatasetCatalog.register("counted_records", lambda: records)
-    MetadataCatalog.get("counted_records").set(thing_classes=["x", "y"])
-    try:
-        counts = class_counts(["counted_records"])
-    finally:
-        DatasetCatalog.remove("counted_records")
-        MetadataCatalog.remove("counted_records")
-    assert (counts.image_count.tolist(), counts.instance_count.tolist()) == ([0, 2], [0, 3])
+    register("records", records, thing_classes=["x", "y"])
+    found = class_counts(["records"])
+    assert (found.image_count.tolist(), found.instance_count.tolist()) == ([0, 3], [0, 4])
+    assert found.num_images == 4
+    # One without annotations beside others adds images of background
+    register("background", [{}] * 3, thing_classes=["x", "y"])
+    both = class_counts(["records", "background"])
+    assert both.instance_count.tolist() == [0, 4] and both.num_images == 7
 
 
 def test_frequency_groups_have_the_limits_of_lvis():
@@ -96,3 +138,64 @@ def test_what_cannot_be_counted(dataset):
         class_counts([])
     with pytest.raises(InputError, match=r"no data set 'conted': did you mean 'counted'"):
         class_counts(["conted"])
+
+
+@pytest.mark.parametrize(
+    "load, metadata, message",
+    [
+        (
+            [{"annotations": [{"category_id": 0}]}],
+            {},
+            "'records' has no thing_classes, so its classes cannot be counted.",
+        ),
+        (
+            [{"annotations": [{"bbox": [0, 0, 1, 1]}]}],
+            {"thing_classes": ["x"]},
+            "The annotations of records could not be read: KeyError 'category_id'.",
+        ),
+        (
+            lambda: int("VOC"),
+            {"thing_classes": ["x"]},
+            "The annotations of records could not be read: ValueError invalid literal for int() "
+            "with base 10: 'VOC'.",
+        ),
+        (
+            [{"annotations": []}, {"annotations": [{"category_id": 0, "iscrowd": 1}]}, {}],
+            {"thing_classes": ["x"]},
+            "records has no annotations to count.",
+        ),
+    ],
+)
+def test_records_that_cannot_be_counted(register, load, metadata, message):
+    register("records", load, **metadata)
+    with pytest.raises(InputError) as info:
+        class_counts(["records"])
+    assert str(info.value) == message
+
+
+def test_files_that_cannot_be_counted(dataset, tmp_path):
+    path = tmp_path / "train.json"
+    for annotations, message in (
+        ([], "counted has no annotations to count."),
+        ([{"id": 1, "image_id": 1, "bbox": []}], "annotations[0] has no 'category_id'."),
+    ):
+        path.write_text(json.dumps({**dataset, "annotations": annotations}))
+        with pytest.raises(InputError) as info:
+            class_counts(["counted"])
+        assert str(info.value).endswith(message)
+
+
+def test_sets_of_different_classes_are_not_added(dataset, register):
+    records = [{"annotations": [{"category_id": 0}]}]
+    register("two", records, thing_classes=["7", "2"])
+    register("three", records, thing_classes=["2", "7", "40"])
+    register("others", records, thing_classes=["2", "8", "40"])
+    with pytest.raises(InputError, match="different numbers of classes: counted 3, two 2"):
+        class_counts(["counted", "two"])
+    both = class_counts(["counted", "others"])  # the metadata of one does not name them
+    assert both.num_images == 13
+    with pytest.raises(InputError) as info:
+        class_counts(["counted", "three", "others"])
+    assert str(info.value) == (
+        "The data sets have different classes: class 1 is '7' in three and '8' in others."
+    )

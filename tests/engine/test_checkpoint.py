@@ -138,7 +138,8 @@ def test_a_classifier_of_another_kind_is_not_taken_over(
     # The same kind: nothing is said
     caplog.clear()
     if before is not None:
-        Checkpointer(model(before, 2), exact=True).load(path)
+        with caplog.at_level(logging.WARNING):
+            Checkpointer(model(before, 2)).load(path, checkpointables=[])
         assert "untrained" not in caplog.text
 
 
@@ -190,3 +191,54 @@ def test_checkpoints_that_could_run_code_are_not_read(cfg, tmp_path):
     torch.save({"model": {}, "trainer": SimpleNamespace()}, tmp_path / "model.pth")
     with pytest.raises(InputError, match="more than tensors and plain values"):
         Checkpointer(predictor(cfg, 10)).load(str(tmp_path / "model.pth"))
+
+
+def test_a_new_run_begins_with_a_loss_of_its_own(cfg, tmp_path):
+    """What a loss has seen is of another training; in a run that is resumed it is kept."""
+    cfg.DATASETS.TRAIN = ()
+    source = predictor(cfg, 10, "SeesawLoss")
+    source.cls_loss.class_count.fill_(7.0)
+    source.information.fill_(3.0)
+    wrapped = {f"module.{key}": value for key, value in source.state_dict().items()}
+    torch.save({"model": wrapped}, tmp_path / "model.pth")
+    kept, fresh = predictor(cfg, 10, "SeesawLoss"), predictor(cfg, 10, "SeesawLoss")
+    Checkpointer(kept, exact=True).load(str(tmp_path / "model.pth"))
+    Checkpointer(fresh).load(str(tmp_path / "model.pth"), checkpointables=[])
+    assert (kept.cls_loss.class_count == 7).all() and (fresh.cls_loss.class_count == 0).all()
+    for layers in (kept, fresh):
+        assert torch.equal(layers.cls_score.weight, source.cls_score.weight)
+        assert (layers.information == 3).all()
+
+
+def test_groups_of_other_thresholds_do_not_fit(cfg, digits, tmp_path):
+    cfg.DATASETS.TRAIN = ("digits_lt_train",)
+    node = cfg.MODEL.ROI_BOX_HEAD.CLS_LOSS.BAGSLoss
+    Checkpointer(predictor(cfg, 10, "BAGSLoss"), str(tmp_path)).save("model")
+    path = str(tmp_path / "model.pth")
+    for thresholds in ((5,), (2, 3, 5, 8)):
+        node.THRESHOLDS = thresholds
+        layers = predictor(cfg, 10, "BAGSLoss")
+        own = layers.cls_loss.group.clone()
+        with pytest.raises(InputError, match=r"\(16, 8\) there and \(1[47], 8\) in this model"):
+            Checkpointer(layers, exact=True).load(path)
+        layers = predictor(cfg, 10, "BAGSLoss")
+        Checkpointer(layers).load(path, checkpointables=[])
+        assert torch.equal(layers.cls_loss.group, own)
+
+
+def test_a_detector_without_embedding_is_told_how_to_load_it(cfg, tmp_path):
+    own = FastRCNNOutputLayers(
+        ShapeSpec(channels=16),
+        box2box_transform=Box2BoxTransform(weights=(10, 10, 5, 5)),
+        num_classes=10,
+    )
+    cfg.MODEL.IGAM.EMBEDDING_DIM = 16
+    layers = nn.ModuleDict({"box_predictor": predictor(cfg, 10, "SoftmaxCELoss")})
+    state = {f"box_predictor.{key}": value for key, value in own.state_dict().items()}
+    torch.save({"model": state}, tmp_path / "own.pth")
+    with pytest.raises(InputError, match=r"embedding.weight is not in it .*EMBEDDING_DIM 0"):
+        Checkpointer(layers, exact=True).load(str(tmp_path / "own.pth"))
+    cfg.MODEL.IGAM.EMBEDDING_DIM = 0
+    layers = nn.ModuleDict({"box_predictor": predictor(cfg, 10, "SoftmaxCELoss")})
+    Checkpointer(layers, exact=True).load(str(tmp_path / "own.pth"))
+    assert torch.equal(layers["box_predictor"].cls_score.weight, own.cls_score.weight)

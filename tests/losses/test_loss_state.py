@@ -45,6 +45,16 @@ def test_evaluating_changes_nothing(name, constants):
         assert torch.equal(before[key], value)
 
 
+@pytest.mark.parametrize("name", STATEFUL)
+def test_a_step_without_gradient_is_none_of_the_training(name):
+    loss = train(name)  # in training mode, as while batch norms are calibrated
+    before = copy.deepcopy(loss.state_dict())
+    with torch.no_grad():
+        loss(**batch(loss, seed=9))
+    for key, value in loss.state_dict().items():
+        assert torch.equal(before[key], value)
+
+
 @all_cases
 def test_buffers_hold_no_graph(name, constants):
     loss = train(name, loss=build(name, **constants))

@@ -62,6 +62,31 @@ def test_losses_equal_the_loss_of_the_registry_and_probabilities_are_split(cfg, 
     assert all((d.pred_classes < K).all() for d in detections)
 
 
+@pytest.mark.parametrize("name", LOSSES)
+def test_autocast_changes_no_loss(cfg, digits, name):
+    """Its sums would be of bfloat16, and of RoIs that are nearly right even negative."""
+    cfg.DATASETS.TRAIN = ("digits_lt_train",)
+    cfg.MODEL.ROI_BOX_HEAD.CLS_LOSS.NAME = name
+    layers = predictor(cfg)
+    gt_classes = [0, 3, 3, 9, K, K, K, K]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        scores, deltas, embeddings = layers(torch.randn(8, 16))
+    values, probs = [], []
+    for enabled in (False, True):
+        twin = copy.deepcopy(layers)
+        leaf = scores.detach().clone().requires_grad_()
+        predictions = leaf, deltas.detach().float(), embeddings.detach()
+        torch.manual_seed(0)
+        with EventStorage(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            loss = twin.losses(predictions, [proposals(8, gt_classes)])["loss_cls"]
+            probs.append(twin.predict_probs(predictions, [proposals(8, gt_classes)])[0])
+        loss.backward()
+        values.append((loss, leaf.grad))
+    assert values[1][0].dtype == torch.float32
+    torch.testing.assert_close(values[0], values[1], rtol=0, atol=0)
+    torch.testing.assert_close(*probs, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("batch", [[proposals(0, [])], [proposals(3, [K, K, K])]])
 def test_empty_and_background_batches(cfg, batch):
     layers = predictor(cfg)
