@@ -1,7 +1,9 @@
 """The comparison of losses, on the small Digits-LT."""
 
 import json
+import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +12,14 @@ import pytest
 from igam_d2.report.run_folder import load_runs
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+ROOT = BENCHMARKS.parent
+# As train_net.py, but for a method that fails, which would take as long as one that does not
+TRAIN_NET = f"""
+import runpy, sys
+if any("diverges" in argument for argument in sys.argv):
+    raise FloatingPointError("Loss became infinite")
+runpy.run_path({str(ROOT / "train_net.py")!r}, run_name="__main__")
+"""
 TINY = ("SOLVER.BASE_LR", "0.01", "SOLVER.WARMUP_ITERS", "1")
 
 
@@ -28,13 +38,18 @@ def comparison(cfg, digits, tmp_path, monkeypatch):
     (folder / "Base.yaml").write_text(cfg.dump())
     for name, text in {
         "softmax_ce": "MODEL: {ROI_BOX_HEAD: {CLS_LOSS: {NAME: SoftmaxCELoss}}}",
-        "diverges": "SOLVER: {CLIP_GRADIENTS: {ENABLED: True, CLIP_VALUE: -1.0e+38}}",
+        "diverges": "SOLVER: {MOMENTUM: 0.5}",
+        "rfs": """
+MODEL: {ROI_BOX_HEAD: {CLS_LOSS: {NAME: SoftmaxCELoss}}}
+DATALOADER: {SAMPLER_TRAIN: RepeatFactorTrainingSampler, REPEAT_THRESHOLD: 0.1}""",
         "tau": """
 MODEL: {ROI_BOX_HEAD: {CLS_LOSS: {NAME: SoftmaxCELoss}}}
 TEST: {CALIBRATION: {TAU: 1.0}}""",
         "mistaken": "MODEL: {ROI_BOX_HEAD: {CLS_LOSS: {NAME: IGAMLos}}}",
     }.items():
         (folder / f"{name}.yaml").write_text(f"_BASE_: Base.yaml\n{text}\n")
+    (tmp_path / "train_net.py").write_text(TRAIN_NET)
+    monkeypatch.setattr(compare_losses, "ROOT", tmp_path)
     yield compare_losses
     for path in BENCHMARKS.glob("*.py"):
         sys.modules.pop(path.stem, None)
@@ -69,7 +84,8 @@ def test_compare(comparison, tmp_path, capsys, monkeypatch):
     wanted = {**results["metrics"]["bbox"], "bias std": results["bias"]["bbox"]["std"]}
     for name, metric in methods["softmax_ce"]["metrics"].items():
         assert metric == {"values": [wanted[name]], "mean": wanted[name], "std": None}
-    assert "FloatingPointError" in methods["diverges"]["failed"]["3"]
+    why = "FloatingPointError: Loss became infinite (exit status 1)"
+    assert methods["diverges"]["failed"]["3"] == why
     assert "did you mean 'IGAMLoss'" in methods["mistaken"]["failed"]["3"]
     page = (output / "table.md").read_text()
     assert "2 iterations, seeds 3;" in page and "- diverges, seed 3, failed: Floating" in page
@@ -85,13 +101,76 @@ def test_compare(comparison, tmp_path, capsys, monkeypatch):
     assert comparison.main(["softmax_ce", *args, "--", *TINY]) == 2
     message = capsys.readouterr().err
     assert "softmax_ce was run with SOLVER." in message and "another --output" in message
+    (model.parent / "config.yaml").unlink()
+    assert comparison.main(["softmax_ce", *args, "--", *TINY]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: {model.parent} may have been run with other settings, as it")
+    assert message.endswith("another --output, or delete it.\n") and message.count("\n") == 1
+
+
+def test_only_calibrations_are_evaluations_of_the_baseline(comparison, tmp_path):
+    def runs(*opts):
+        methods = ["softmax_ce", "tau", "rfs", "diverges"]
+        return {r.method: r for r in comparison.plan(methods, [3], 2, tmp_path, list(opts))}
+
+    for opts in ((), ("TEST.CALIBRATION.TAU", "0.5"), ("TEST.CALIBRATION.NORCAL_GAMMA", "0.6")):
+        planned = runs(*opts)
+        assert [m for m, run in planned.items() if not run.trains] == ["tau"]
+        assert planned["tau"].detector is planned["softmax_ce"]
+        assert str(planned["softmax_ce"].model) == planned["tau"].cfg.MODEL.WEIGHTS
+        others = [planned[method] for method in ("softmax_ce", "rfs")]
+        assert all(r.detector is None and r.cfg.MODEL.WEIGHTS == "" for r in others)
+
+
+@pytest.mark.parametrize(
+    "key, hint",
+    [
+        ("OUTPUT_DIR", "--output"),
+        ("SEED", "--seeds"),
+        ("SOLVER.MAX_ITER", "--iterations"),
+        ("SOLVER.CHECKPOINT_PERIOD", "--iterations"),
+        ("MODEL.WEIGHTS", "--output"),
+    ],
+)
+def test_options_that_it_sets_itself_are_refused(comparison, tmp_path, capsys, key, hint):
+    args = ["softmax_ce", "--output", str(tmp_path / "output"), "--", *TINY, key, "7"]
+    assert comparison.main(args) == 2
+    out, message = capsys.readouterr()
+    assert message.startswith(f"error: Leave {key} out of the options after --: ")
+    assert message.endswith(f"{hint}.\n") and message.count("\n") == 1 and not out
+    assert not (tmp_path / "output").exists()
+
+
+def test_an_interruption_stops_the_runs_and_is_told_in_a_line(
+    comparison, tmp_path, capsys, monkeypatch
+):
+    started = []
+
+    def start(run, threads):
+        command = [sys.executable, "-c", "import time; time.sleep(100)"]
+        started.append(subprocess.Popen(command, start_new_session=True))
+        return started[-1]
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(comparison, "start", start)
+    clock = SimpleNamespace(sleep=interrupt, monotonic=time.monotonic)
+    monkeypatch.setattr(comparison, "time", clock)
+    args = ["softmax_ce", "rfs", "--seeds", "3", "--output", str(tmp_path / "output"), "--", *TINY]
+    assert comparison.main(args) == 130
+    assert len(started) == 2 and all(process.poll() is not None for process in started)
+    assert capsys.readouterr().err == "Interrupted: the same command goes on from here.\n"
 
 
 def test_unknown_config_is_refused(comparison, capsys):
     with pytest.raises(SystemExit) as raised:
         comparison.main(["softmax"])
     assert raised.value.code == 2
-    assert "no config softmax, only diverges, mistaken, softmax_ce, tau" in capsys.readouterr().err
+    assert (
+        "no config softmax, only diverges, mistaken, rfs, softmax_ce, tau"
+        in capsys.readouterr().err
+    )
 
 
 def test_summary_over_seeds(comparison):
