@@ -50,9 +50,10 @@ def ap_by_group(runs: Sequence[Run]) -> Drawing | str:
     if not any(np.isfinite(v).any() for v in values.values()):
         return "The results hold no AP."
     n = len(runs)
-    figure = new_figure(0.9 + len(rows) * max(0.62, 0.24 * n + 0.2) + 0.25 * (n > 1))
+    height = max(0.62, 0.24 * n + 0.2)  # inches of a row
+    figure = new_figure(0.9 + len(rows) * height + 0.25 * (n > 1))
     axes = figure.subplots(1, len(tasks), squeeze=False, sharey=True)[0]
-    step = 0.78 / n
+    step = (1 - min(0.22, 0.4 / height)) / n
     for ax, task in zip(axes, tasks, strict=True):
         ax.set(title=f"{TASKS[task].capitalize()} AP", xlabel="AP (%)")
         _zero_based(ax, values[task])
