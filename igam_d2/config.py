@@ -54,6 +54,9 @@ def add_igam_config(cfg: CN) -> None:
         constants = {key.upper(): value for key, value in loss_defaults(loss).items()}
         cfg.MODEL.ROI_BOX_HEAD.CLS_LOSS[name] = CN(constants)
 
+    # With several processes, for a model with layers that no loss depends on; costs a little time
+    cfg.SOLVER.FIND_UNUSED_PARAMETERS = False
+
     # What evaluates LVIS: "hotcoco", or "lvis" for the slow reference
     cfg.TEST.LVIS_BACKEND = LVIS_BACKENDS[0]
 

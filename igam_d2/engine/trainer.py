@@ -46,10 +46,14 @@ class Trainer(DefaultTrainer):
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
+        ddp = {
+            "broadcast_buffers": False,
+            "find_unused_parameters": cfg.SOLVER.FIND_UNUSED_PARAMETERS,
+        }
         if comm.get_world_size() > 1 and cfg.MODEL.DEVICE == "cpu":
-            model = DistributedDataParallel(model, broadcast_buffers=False)
+            model = DistributedDataParallel(model, **ddp)
         else:
-            model = create_ddp_model(model, broadcast_buffers=False)
+            model = create_ddp_model(model, **ddp)
         trainer_class = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
         self._trainer = trainer_class(model, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)

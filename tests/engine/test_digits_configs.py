@@ -1,9 +1,13 @@
 """Every config of Digits-LT is built, trains some iterations on a small copy, and evaluates."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from igam_d2.config import load_config
 from igam_d2.engine import Trainer
@@ -54,6 +58,24 @@ def test_config_trains_and_evaluates(name, tmp_path, digits, detector):
         assert trainer.iter == 2 and trainer.storage.latest()["total_loss"][0] > 0
     results = json.loads((tmp_path / "inference" / "digits_lt_val" / "results.json").read_text())
     assert results["num_images"] == 12 and 0 <= results["metrics"]["bbox"]["AP"] <= 100
+
+
+def test_two_processes_train_it(tmp_path, digits):
+    """Its detector has levels that no loss depends on; Seesaw and IGAM's hook have a state."""
+    cfg = config("seesaw", tmp_path, "MODEL.DEVICE", "cpu")
+    command = [sys.executable, str(CONFIGS.parents[1] / "train_net.py"), "--num-gpus", "2"]
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    run = subprocess.run(
+        [*command, "--config-file", str(tmp_path / "config.yaml")],
+        env={**os.environ, "DETECTRON2_DATASETS": str(digits), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert run.returncode == 0, run.stderr
+    model = torch.load(tmp_path / "model_final.pth", weights_only=True)["model"]
+    rois = 2 * 2 * cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE  # iterations, images
+    assert model["roi_heads.box_predictor.cls_loss.class_count"].sum() == rois
 
 
 def test_every_loss_has_a_config(tmp_path):
