@@ -20,6 +20,8 @@ from .freeze import second_stage_loss
 
 __all__ = ["Checkpointer"]
 
+_KINDS = "igam_d2/classifiers"  # key of a checkpoint
+
 
 class Checkpointer(DetectionCheckpointer):
     """Writes files whole or not at all, and resumes from the last one that is whole.
@@ -40,6 +42,11 @@ class Checkpointer(DetectionCheckpointer):
         if not self.save_dir or not self.save_to_disk:
             return
         data = {"model": self.model.state_dict()}
+        data[_KINDS] = {
+            name: module.cls_loss.classifier
+            for name, module in self.model.named_modules()
+            if isinstance(module, CosineOutputLayers)
+        }
         data |= {key: value.state_dict() for key, value in self.checkpointables.items()} | kwargs
         path = Path(self.save_dir) / f"{name}.pth"
         self.logger.info("Saving checkpoint to %s", path)
@@ -123,7 +130,7 @@ class Checkpointer(DetectionCheckpointer):
             ) from error
 
     def _load_model(self, checkpoint):
-        self._check_classifiers(checkpoint["model"])
+        self._check_classifiers(checkpoint["model"], checkpoint.get(_KINDS, {}))
         if not self._must_fit:
             self._forget_loss_state(checkpoint["model"])
         incompatible = super()._load_model(checkpoint)
@@ -178,10 +185,11 @@ class Checkpointer(DetectionCheckpointer):
                 for buffer, _ in module.named_buffers():
                     state.pop(f"{_wrapping(state)}{name}.{buffer}".removeprefix("."), None)
 
-    def _check_classifiers(self, state: dict[str, torch.Tensor]) -> None:
+    def _check_classifiers(self, state: dict[str, torch.Tensor], kinds: dict[str, str]) -> None:
         """Refuses rows of a classifier of another kind, or takes them out of `state`.
 
-        Their shape may agree, as if they had been trained: it is the bias that tells.
+        Their shape may agree, as if they had been trained: it is the bias that tells, and without
+        one what the checkpoint says of its predictors, "linear" or "cosine".
         """
         wrapped = _wrapping(state)
         differing = []
@@ -191,17 +199,13 @@ class Checkpointer(DetectionCheckpointer):
             layer = f"{name}.cls_score".removeprefix(".")
             weight, bias = (f"{wrapped}{layer}.{part}" for part in ("weight", "bias"))
             expects_bias = getattr(module.cls_score, "bias", None) is not None
-            if weight not in state or (bias in state) == expects_bias:
+            expected = _kind(module.cls_loss.classifier, expects_bias)
+            found = _kind(kinds.get(name), bias in state)
+            either = name not in kinds and bias not in state and not expects_bias
+            if weight not in state or found == expected or either:
                 continue
-            if expects_bias:
-                kinds = "a classifier without bias", "a linear one with bias"
-            elif module.cls_loss.classifier == "cosine":
-                kinds = "a linear classifier with bias", "a cosine one"
-            else:
-                kinds = "a linear classifier with bias", "one without"
-            differing.append(
-                f"{kinds[0]} in {layer}, where {type(module.cls_loss).__name__} has {kinds[1]}"
-            )
+            loss = type(module.cls_loss).__name__
+            differing.append(f"{found} in {layer}, where {loss} has {expected}")
             if not self._must_fit:
                 state.pop(weight), state.pop(bias, None)
         if not differing:
@@ -227,6 +231,14 @@ class Checkpointer(DetectionCheckpointer):
 def _wrapping(state: dict[str, torch.Tensor]) -> str:
     """What DistributedDataParallel put in front of every name of a checkpoint."""
     return "module." if state and all(key.startswith("module.") for key in state) else ""
+
+
+def _kind(classifier: str | None, bias: bool) -> str:
+    if bias:
+        return "a linear classifier with bias"
+    if classifier == "linear":
+        return "a linear classifier without bias"
+    return "a cosine classifier" if classifier else "a classifier without bias"
 
 
 def _why_missing(key: str) -> str:

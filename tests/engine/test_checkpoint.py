@@ -81,21 +81,36 @@ def test_of_the_buffers_only_those_of_the_loss_must_be_there(cfg, saved, tmp_pat
 
 
 WITH_BIAS = "a linear classifier with bias in roi_heads.0.cls_score, where"
-WITHOUT = "a classifier without bias in roi_heads.0.cls_score, where"
+COSINE = "a cosine classifier in roi_heads.0.cls_score, where"
+LINEAR = "a linear classifier without bias in roi_heads.0.cls_score, where"
 
 
 @pytest.mark.parametrize(
     "before, after, words",
     [
-        ("SoftmaxCELoss", "CosineCELoss", f"{WITH_BIAS} CosineCELoss has a cosine one"),
-        ("CosineCELoss", "SoftmaxCELoss", f"{WITHOUT} SoftmaxCELoss has a linear one with bias"),
-        ("SoftmaxCELoss", "VirtualSoftmaxLoss", f"{WITH_BIAS} VirtualSoftmaxLoss has one without"),
+        ("SoftmaxCELoss", "CosineCELoss", f"{WITH_BIAS} CosineCELoss has a cosine classifier"),
+        (
+            "CosineCELoss",
+            "SoftmaxCELoss",
+            f"{COSINE} SoftmaxCELoss has a linear classifier with bias",
+        ),
+        (
+            "SoftmaxCELoss",
+            "VirtualSoftmaxLoss",
+            f"{WITH_BIAS} VirtualSoftmaxLoss has a linear classifier without bias",
+        ),
+        ("VirtualSoftmaxLoss", "CosineCELoss", f"{LINEAR} CosineCELoss has a cosine classifier"),
+        (
+            "CosineCELoss",
+            "VirtualSoftmaxLoss",
+            f"{COSINE} VirtualSoftmaxLoss has a linear classifier without bias",
+        ),
         (
             "VirtualSoftmaxLoss",
             "SoftmaxCELoss",
-            f"{WITHOUT} SoftmaxCELoss has a linear one with bias",
+            f"{LINEAR} SoftmaxCELoss has a linear classifier with bias",
         ),
-        (None, "CosineCELoss", f"{WITH_BIAS} CosineCELoss has a cosine one"),
+        (None, "CosineCELoss", f"{WITH_BIAS} CosineCELoss has a cosine classifier"),
     ],
 )
 def test_a_classifier_of_another_kind_is_not_taken_over(
