@@ -19,6 +19,7 @@ __all__ = [
     "check_annotation_file",
     "check_evaluator_type",
     "check_test_datasets",
+    "explained",
     "load_training_set",
 ]
 
@@ -43,7 +44,7 @@ def load_training_set(cfg: CfgNode) -> list[dict]:
     for name in names:
         check_registration(name)
         _check_num_classes(name, cfg)
-    with _explained(names):
+    with explained(names):
         records = get_detection_dataset_dicts(
             names,
             filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
@@ -183,7 +184,7 @@ def _check_num_classes(name: str, cfg: CfgNode) -> None:
 
 
 @contextlib.contextmanager
-def _explained(names):
+def explained(names):
     """Turns what a loader raises at a file of another format into the file's own mistake."""
     try:
         yield

@@ -17,7 +17,7 @@ from detectron2.utils.file_io import PathManager
 
 from ..errors import InputError
 from ..files import write_whole
-from .checks import _explained, check_annotation_file, check_registration
+from .checks import check_annotation_file, check_registration, explained
 
 __all__ = ["COMMON_IMAGES", "RARE_IMAGES", "ClassCounts", "class_counts"]
 
@@ -92,7 +92,7 @@ def _check_same_names(datasets: Sequence[str]) -> None:
 
 def _count(name: str) -> ClassCounts:
     json_file = check_registration(name)
-    with _explained([name]):
+    with explained([name]):
         if json_file is None:
             content = _of_records(DatasetCatalog.data[name])
         else:

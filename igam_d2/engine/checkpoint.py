@@ -134,6 +134,10 @@ class Checkpointer(DetectionCheckpointer):
         if not self._must_fit:
             self._forget_loss_state(checkpoint["model"])
         incompatible = super()._load_model(checkpoint)
+        if not self._must_fit:
+            for module in self.model.modules():
+                if isinstance(module, CosineOutputLayers):  # its loss has forgotten them
+                    module.set_information(module.information)
         if incompatible is None:
             return None
         differences = [

@@ -38,8 +38,9 @@ class DisAlignLoss(ClsLoss):
     """Softmax cross-entropy of z'_j = c(x) (a_j z_j + b_j) + (1 - c(x)) z_j, c being a sigmoid of a
     linear layer, on the foreground columns; the background's stays.
 
-    Classes weigh n_j^-rho, with a mean of 1 over the foreground, and the background 1; the divisor
-    is the sum of the RoIs' weights, as in the public code.
+    Classes weigh n_j^-rho, n_j being their training instances, with a mean of 1 over the
+    foreground, and the background 1; the divisor is the sum of the RoIs' weights, as in the public
+    code.
 
     Parameters, the only ones that are trained:
         scale, shift: (K,), a and b.
@@ -85,9 +86,8 @@ class DisAlignLoss(ClsLoss):
     def _aligned(self, scores: Tensor, embeddings: Tensor) -> Tensor:
         scores = at_least_float32(scores)
         confidence = self.confidence(embeddings.to(self.confidence.weight.dtype)).sigmoid()
-        slope, shift = (
-            F.pad(v, (0, 1)) for v in (self.scale - 1, self.shift)
-        )  # not the background
+        # The background's column stays
+        slope, shift = F.pad(self.scale - 1, (0, 1)), F.pad(self.shift, (0, 1))
         return _Aligned.apply(scores, *(v.to(scores.dtype) for v in (slope, shift, confidence)))
 
     def predict_probs(self, scores, *, embeddings=None) -> Tensor:

@@ -19,21 +19,9 @@ class DropLoss(EQLLoss):
     Without foreground RoIs none is passed over. The batch is that of a process.
     """
 
-    def __init__(
-        self,
-        num_classes: int,
-        class_image_count: Tensor,
-        num_images: int,
-        *,
-        rare_frequency: float = 1.76e-3,
-    ):
-        super().__init__(num_classes, class_image_count, num_images, rare_frequency=rare_frequency)
-        self.register_buffer("rare_classes", self.rare.nonzero().flatten(), persistent=False)
-
-    def negatives(self, scores: Tensor, gt_classes: Tensor) -> Tensor:
+    def discourages_rare(self, gt_classes: Tensor) -> Tensor:
         foreground = gt_classes < self.num_classes
         num_rare = (foreground & at_true_class(self.rare, gt_classes)).sum()
         num_foreground = foreground.sum()
         beta = torch.where(num_foreground > 0, num_rare / num_foreground, 1.0)
-        kept = coin_flips(len(gt_classes), len(self.rare_classes), beta) & ~foreground[:, None]
-        return torch.ones_like(scores).index_copy_(1, self.rare_classes, kept.to(scores.dtype))
+        return coin_flips(self.num_classes, torch.where(foreground, 0.0, beta))

@@ -1,7 +1,6 @@
 """Equalization loss (Tan et al. 2020, "Equalization Loss for Long-Tailed Object Recognition"),
 eqs. (6) and (7)."""
 
-import torch
 from torch import Tensor
 
 from .base import CLS_LOSS_REGISTRY, check_share, checked_counts
@@ -38,10 +37,10 @@ class EQLLoss(SigmoidLoss):
         self, scores, gt_classes, *, embeddings=None, class_weight=None, sample_weight=None
     ) -> dict[str, Tensor]:
         scores = at_least_float32(scores)
-        rows = sigmoid_rows(scores, gt_classes, negative=self.negatives(scores, gt_classes))
+        negative = (self.discourages_rare(gt_classes) | ~self.rare).to(scores.dtype)
+        rows = sigmoid_rows(scores, gt_classes, negative=negative)
         return {"loss_cls": mean_of_rows(rows, sample_weight)}
 
-    def negatives(self, scores: Tensor, gt_classes: Tensor) -> Tensor:
-        """(R, K), 1 where a RoI discourages a class, 0 where it passes over it."""
-        foreground = (gt_classes < self.num_classes).to(scores.dtype)
-        return torch.outer(foreground, self.rare.to(scores.dtype)).neg_().add_(1)
+    def discourages_rare(self, gt_classes: Tensor) -> Tensor:
+        """(R,) -> (R, 1) or (R, K) bool: whether a RoI counts against a class if that is rare."""
+        return (gt_classes == self.num_classes)[:, None]

@@ -1,6 +1,5 @@
 """Foreground classification balance loss of BACL (Qi et al. 2023, "Balanced Classification: A
-Unified Framework for Long-Tailed Object Detection"), without its
-hallucinated features."""
+Unified Framework for Long-Tailed Object Detection"), without its hallucinated features."""
 
 import torch
 from torch import Tensor

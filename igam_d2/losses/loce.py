@@ -7,12 +7,7 @@ import torch
 from torch import Tensor
 
 from .base import CLS_LOSS_REGISTRY, ClsLoss, check_share
-from .reduction import (
-    at_least_float32,
-    at_true_class,
-    mean_cross_entropy,
-    sum_over_processes_,
-)
+from .reduction import at_least_float32, at_true_class, mean_cross_entropy, sum_over_processes_
 
 __all__ = ["LOCELoss"]
 

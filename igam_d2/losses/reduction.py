@@ -63,12 +63,12 @@ def at_true_class(values: Tensor, gt_classes: Tensor) -> Tensor:
     return values[index] if values.dim() == 1 else values.gather(1, index[:, None]).squeeze(1)
 
 
-def coin_flips(rows: int, columns: int, probability: Tensor) -> Tensor:
-    """(rows, columns) bool, True with the probability (a scalar), to 1 in 65,536."""
+def coin_flips(columns: int, probability: Tensor) -> Tensor:
+    """(R,) -> (R, columns) bool, True with the probability of the row, to 1 in 65,536."""
     # Drawing is most of the work: four draws from 64 random bits
-    size = (rows, (columns + 3) // 4)
+    size = (len(probability), (columns + 3) // 4)
     bits = torch.empty(size, dtype=torch.int64, device=probability.device).random_(-(2**63), None)
-    return bits.view(torch.int16)[:, :columns] < (probability - 0.5) * 2**16
+    return bits.view(torch.int16)[:, :columns] < ((probability - 0.5) * 2**16)[:, None]
 
 
 def sampled_rows(candidates: Tensor, number: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """Cosine softmax whose margin is on the angle to the true class, as of CosFace and ArcFace."""
 
+from abc import ABC, abstractmethod
+
 from torch import Tensor
 
 from .base import check_not_negative
@@ -9,7 +11,7 @@ from .reduction import at_least_float32, at_true_class, mean_cross_entropy
 __all__ = ["TargetMarginLoss"]
 
 
-class TargetMarginLoss(CosineCELoss):
+class TargetMarginLoss(CosineCELoss, ABC):
     """A subclass says what becomes of the true class's cosine; background RoIs have no margin.
 
     Args:
@@ -22,9 +24,9 @@ class TargetMarginLoss(CosineCELoss):
         check_not_negative(margin=margin)
         self.margin = margin
 
+    @abstractmethod
     def with_margin(self, cosine: Tensor) -> Tensor:
         """Cosines to the true classes, (R,) -> (R,), not above them."""
-        raise NotImplementedError(f"{type(self).__name__} has no with_margin.")
 
     def forward(
         self, scores, gt_classes, *, embeddings=None, class_weight=None, sample_weight=None

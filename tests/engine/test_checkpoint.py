@@ -13,6 +13,7 @@ from torch import nn
 
 from igam_d2.engine import Checkpointer
 from igam_d2.errors import InputError, TransientError
+from igam_d2.functional import margin_potentials, normalize_information
 from igam_d2.modeling import CosineOutputLayers
 
 
@@ -223,6 +224,16 @@ def test_a_new_run_begins_with_a_loss_of_its_own(cfg, tmp_path):
     for layers in (kept, fresh):
         assert torch.equal(layers.cls_score.weight, source.cls_score.weight)
         assert (layers.information == 3).all()
+
+
+def test_a_new_run_begins_with_the_margins_of_the_information_it_is_given(cfg, tmp_path):
+    source = predictor(cfg, 10, "CosineCELoss")
+    source.set_information(torch.linspace(4, 9, 10))
+    torch.save({"model": source.state_dict()}, tmp_path / "model.pth")
+    layers = predictor(cfg, 10, "IGAMLoss")
+    Checkpointer(layers).load(str(tmp_path / "model.pth"), checkpointables=[])
+    expected = margin_potentials(normalize_information(source.information, reading="mean"))
+    torch.testing.assert_close(layers.cls_loss.potentials, expected)
 
 
 def test_groups_of_other_thresholds_do_not_fit(cfg, digits, tmp_path):

@@ -36,7 +36,8 @@ def predictors(model) -> list[CosineOutputLayers]:
     [
         *(("IGAMROIHeads", loss, True) for loss in LOSSES),
         ("IGAMROIHeads", "IGAMLoss", False),
-        *(("IGAMCascadeROIHeads", loss, loss in ("IGAMLoss", "BAGSLoss")) for loss in LOSSES),
+        *(("IGAMCascadeROIHeads", loss, True) for loss in LOSSES),
+        ("IGAMCascadeROIHeads", "IGAMLoss", False),
     ],
 )
 def test_detector_trains_and_detects(cfg, digits, heads, loss, mask):
