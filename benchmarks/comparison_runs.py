@@ -9,8 +9,9 @@ import yaml
 from comparison_table import DATASET, read_metrics
 from detectron2.config import CfgNode
 
-from igam_d2.config import cls_loss_class, load_config
+from igam_d2.config import load_config
 from igam_d2.errors import InputError
+from igam_d2.loss_config import cls_loss_class
 
 __all__ = ["BASELINE", "ROOT", "Run", "check_settings", "names_of_configs", "plan"]
 

@@ -1,35 +1,20 @@
 """Config keys of the project, reading a config safely, and checking it before anything is built."""
 
-import inspect
 import logging
-import math
 import re
-from typing import Any
 
 import torch
 import yaml
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
-from detectron2.modeling import ROI_HEADS_REGISTRY
-from detectron2.modeling.roi_heads import CascadeROIHeads
 from detectron2.utils.file_io import PathManager
 
+from .config_checks import LVIS_BACKENDS, check_config
 from .errors import InputError, closest
-from .functional import READINGS, SHRINKAGES
-from .losses import CLS_LOSS_REGISTRY, ClsLoss
-from .losses.base import EmptyClassError, loss_defaults
+from .losses import CLS_LOSS_REGISTRY
+from .losses.base import loss_defaults
 
-__all__ = [
-    "LVIS_BACKENDS",
-    "add_igam_config",
-    "check_config",
-    "cls_loss_class",
-    "load_config",
-    "make_cls_loss",
-]
-
-
-LVIS_BACKENDS = ("hotcoco", "lvis")
+__all__ = ["add_igam_config", "load_config"]
 
 
 def add_igam_config(cfg: CN) -> None:
@@ -47,15 +32,27 @@ def add_igam_config(cfg: CN) -> None:
     cfg.MODEL.IGAM.NORMALIZATION = "mean"
 
     cfg.MODEL.ROI_BOX_HEAD.CLS_LOSS = CN()
-    # Classification loss of IGAMROIHeads and IGAMCascadeROIHeads, by its registered name
+    # Classification loss of IGAMROIHeads, IGAMCascadeROIHeads and DETR, by its registered name
     cfg.MODEL.ROI_BOX_HEAD.CLS_LOSS.NAME = "IGAMLoss"
     # One node of constants for each loss, e.g. CLS_LOSS.IGAMLoss.SCALE
     for name, loss in CLS_LOSS_REGISTRY:
         constants = {key.upper(): value for key, value in loss_defaults(loss).items()}
         cfg.MODEL.ROI_BOX_HEAD.CLS_LOSS[name] = CN(constants)
 
-    # With several processes, for a model with layers that no loss depends on; costs a little time
-    cfg.SOLVER.FIND_UNUSED_PARAMETERS = False
+    _add_swin(cfg)
+    _add_detr(cfg)
+    _add_solver(cfg)
+
+    # Convolutions with channels last in memory: faster with AMP on GPUs with tensor cores
+    cfg.MODEL.CHANNELS_LAST = False
+
+    # Data sets of one's own: a list of {name, json, image_root, format}, the format "coco" or
+    # "lvis"
+    cfg.DATASETS.REGISTER = []
+    # Images that cannot be decoded are passed over and named, up to this many; one more stops
+    cfg.DATALOADER.MAX_BAD_IMAGES = 0
+    # Loader workers that stay between evaluations
+    cfg.DATALOADER.PERSISTENT_WORKERS = False
 
     # What evaluates LVIS: "hotcoco", or "lvis" for the slow reference
     cfg.TEST.LVIS_BACKEND = LVIS_BACKENDS[0]
@@ -68,53 +65,67 @@ def add_igam_config(cfg: CN) -> None:
     cfg.TEST.CALIBRATION.TAU = 0.0
 
 
-def cls_loss_class(cfg: CN) -> type[ClsLoss]:
-    """The loss that MODEL.ROI_BOX_HEAD.CLS_LOSS.NAME chooses.
+def _add_swin(cfg: CN) -> None:
+    """Of build_swin_backbone and build_swin_fpn_backbone; Swin-T's are the defaults."""
+    cfg.MODEL.SWIN = CN()
+    cfg.MODEL.SWIN.EMBED_DIM = 96
+    cfg.MODEL.SWIN.DEPTHS = [2, 2, 6, 2]
+    cfg.MODEL.SWIN.NUM_HEADS = [3, 6, 12, 24]
+    cfg.MODEL.SWIN.WINDOW_SIZE = 7
+    # Of the deepest block, growing from 0: stochastic depth
+    cfg.MODEL.SWIN.DROP_PATH_RATE = 0.2
+    # Stages that are handed on, of p0 (stride 4) to p3 (stride 32)
+    cfg.MODEL.SWIN.OUT_FEATURES = ["p0", "p1", "p2", "p3"]
+    # Activations are computed again in the backward pass: less memory, about a third more time
+    cfg.MODEL.SWIN.USE_CHECKPOINT = False
 
-    Raises:
-        InputError: unknown name.
-    """
-    name = cfg.MODEL.ROI_BOX_HEAD.CLS_LOSS.NAME
-    names = [name for name, _ in CLS_LOSS_REGISTRY]
-    if name not in names:
-        raise InputError(
-            f"MODEL.ROI_BOX_HEAD.CLS_LOSS.NAME is {name!r}{closest(name, names)}; "
-            f"the losses are: {', '.join(names)}."
-        )
-    return CLS_LOSS_REGISTRY.get(name)
+
+def _add_detr(cfg: CN) -> None:
+    """Of the meta architecture DETR; the paper's (Carion et al. 2020) are the defaults."""
+    cfg.MODEL.DETR = CN()
+    # The backbone's feature map that the transformer sees
+    cfg.MODEL.DETR.IN_FEATURE = "res5"
+    cfg.MODEL.DETR.NUM_QUERIES = 100
+    cfg.MODEL.DETR.HIDDEN_DIM = 256
+    cfg.MODEL.DETR.NUM_HEADS = 8
+    cfg.MODEL.DETR.ENC_LAYERS = 6
+    cfg.MODEL.DETR.DEC_LAYERS = 6
+    cfg.MODEL.DETR.DIM_FEEDFORWARD = 2048
+    cfg.MODEL.DETR.DROPOUT = 0.1
+    # Losses of all decoder layers, not of the last alone
+    cfg.MODEL.DETR.AUX_LOSS = True
+    # Weight of queries without an object in the classification loss
+    cfg.MODEL.DETR.NO_OBJECT_WEIGHT = 0.1
+    # What a query and an instance are matched by
+    cfg.MODEL.DETR.CLS_COST = 1.0
+    cfg.MODEL.DETR.L1_COST = 5.0
+    cfg.MODEL.DETR.GIOU_COST = 2.0
+    # Weights of the losses
+    cfg.MODEL.DETR.CLS_WEIGHT = 1.0
+    cfg.MODEL.DETR.L1_WEIGHT = 5.0
+    cfg.MODEL.DETR.GIOU_WEIGHT = 2.0
 
 
-def make_cls_loss(cfg: CN, **context: Any) -> ClsLoss:
-    """The loss that the config names, with its constants and what it asks for of the context.
-
-    Args:
-        context: values of :data:`igam_d2.losses.base.CONTEXT`. Without them, counts are ones, with
-            which its constants can be checked and a checkpoint be loaded.
-
-    Raises:
-        InputError: unknown name, or a constant that the loss refuses.
-        EmptyClassError: as the loss.
-    """
-    loss, num_classes = cls_loss_class(cfg), cfg.MODEL.ROI_HEADS.NUM_CLASSES
-    ones = torch.ones(num_classes, dtype=torch.int64)
-    context = {
-        "num_classes": num_classes,
-        "embedding_dim": cfg.MODEL.IGAM.EMBEDDING_DIM or 1,
-        "normalization": cfg.MODEL.IGAM.NORMALIZATION,
-        "class_image_count": ones,
-        "class_instance_count": ones,
-        "num_images": 1,
-        "class_frequency": ["f"] * num_classes,
-        **context,
-    }
-    name = cfg.MODEL.ROI_BOX_HEAD.CLS_LOSS.NAME
-    constants = cfg.MODEL.ROI_BOX_HEAD.CLS_LOSS[name]
-    try:
-        return loss(**{k.lower(): v for k, v in constants.items()}, **loss.asks(context))
-    except EmptyClassError:
-        raise
-    except ValueError as error:
-        raise InputError(f"MODEL.ROI_BOX_HEAD.CLS_LOSS.{name}: {error}") from error
+def _add_solver(cfg: CN) -> None:
+    # Length in epochs, and the epochs after which the rate drops, in place of MAX_ITER and STEPS;
+    # 0: by MAX_ITER and STEPS
+    cfg.SOLVER.MAX_EPOCHS = 0
+    cfg.SOLVER.STEPS_EPOCHS = []
+    # Images per batch that BASE_LR and WARMUP_ITERS are meant for: another IMS_PER_BATCH scales
+    # the rate with it, and the warm-up against it; 0: they are as they are
+    cfg.SOLVER.REFERENCE_BATCH_SIZE = 0
+    # "SGD", or "AdamW"
+    cfg.SOLVER.OPTIMIZER = "SGD"
+    # Learning rate of the backbone over that of the rest
+    cfg.SOLVER.BACKBONE_LR_FACTOR = 1.0
+    # Parameters without weight decay, by the last part of their name
+    cfg.SOLVER.NO_DECAY = []
+    # One kernel for all parameters' updates
+    cfg.SOLVER.FUSED = False
+    # With AMP: "float16" or "bfloat16"
+    cfg.SOLVER.AMP.DTYPE = "float16"
+    # With several processes, for a model with layers that no loss depends on; costs a little time
+    cfg.SOLVER.FIND_UNUSED_PARAMETERS = False
 
 
 def load_config(config_file: str, opts: list[str]) -> CN:
@@ -158,108 +169,6 @@ def load_config(config_file: str, opts: list[str]) -> CN:
     check_config(cfg)
     cfg.freeze()
     return cfg
-
-
-def check_config(cfg: CN) -> None:
-    """Checks the ranges of the project's keys.
-
-    Raises:
-        InputError: the first value that is out of range, with what would be right.
-    """
-    igam = cfg.MODEL.IGAM
-    for key, least, hint in (
-        ("EMBEDDING_DIM", 0, "0 for no projection"),
-        ("QUEUE_LENGTH", 1, "the paper's is 50000"),
-        ("REFRESH_PERIOD", 0, "0 for one epoch"),
-    ):
-        if igam[key] < least:
-            raise InputError(
-                f"MODEL.IGAM.{key} is {igam[key]}: it must be at least {least} ({hint})."
-            )
-    for key, value, choices in (
-        ("MODEL.IGAM.SHRINKAGE", igam.SHRINKAGE, SHRINKAGES),
-        ("MODEL.IGAM.NORMALIZATION", igam.NORMALIZATION, READINGS),
-        ("TEST.LVIS_BACKEND", cfg.TEST.LVIS_BACKEND, LVIS_BACKENDS),
-    ):
-        if value not in choices:
-            raise InputError(
-                f"{key} is {value!r}{closest(value, choices)}; "
-                f"it must be one of: {', '.join(choices)}."
-            )
-    if cfg.MODEL.ROI_HEADS.NUM_CLASSES < 1:
-        raise InputError(
-            f"MODEL.ROI_HEADS.NUM_CLASSES is {cfg.MODEL.ROI_HEADS.NUM_CLASSES}: it must be the "
-            f"number of categories of the data set."
-        )
-    head, roi_heads = cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_HEADS.NAME
-    has_loss, cascades = _kind_of_heads(roi_heads)
-    if has_loss and (head.USE_SIGMOID_CE or head.USE_FED_LOSS):
-        raise InputError(
-            "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE and USE_FED_LOSS have no effect in "
-            f"{roi_heads}, whose loss is MODEL.ROI_BOX_HEAD.CLS_LOSS.NAME: leave them False."
-        )
-    if cascades:
-        _check_cascade(cfg)
-    _check_calibration(cfg, make_cls_loss(cfg), has_loss)
-
-
-def _kind_of_heads(name: str) -> tuple[bool, bool]:
-    """Whether registered RoI heads have a loss of the registry, and whether they are a cascade."""
-    from .modeling import IGAMCascadeROIHeads, IGAMROIHeads  # which import this module
-
-    if name not in ROI_HEADS_REGISTRY:
-        return False, False
-    heads = ROI_HEADS_REGISTRY.get(name)
-    if not inspect.isclass(heads):
-        return False, False
-    return issubclass(heads, IGAMROIHeads | IGAMCascadeROIHeads), issubclass(heads, CascadeROIHeads)
-
-
-def _check_cascade(cfg: CN) -> None:
-    """What Detectron2 asserts of a cascade."""
-    name, cascade = cfg.MODEL.ROI_HEADS.NAME, cfg.MODEL.ROI_BOX_CASCADE_HEAD
-    if not cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG:
-        raise InputError(
-            f"MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG is False: {name} has one box for all "
-            "classes, set it to True."
-        )
-    if not 0 < len(cascade.IOUS) == len(cascade.BBOX_REG_WEIGHTS):
-        raise InputError(
-            f"MODEL.ROI_BOX_CASCADE_HEAD has {len(cascade.IOUS)} IOUS and "
-            f"{len(cascade.BBOX_REG_WEIGHTS)} BBOX_REG_WEIGHTS: {name} needs one of each for every "
-            "stage."
-        )
-    first, sampled = cascade.IOUS[0], cfg.MODEL.ROI_HEADS.IOU_THRESHOLDS[0]
-    if first != sampled:
-        raise InputError(
-            f"MODEL.ROI_BOX_CASCADE_HEAD.IOUS begins with {first} and "
-            f"MODEL.ROI_HEADS.IOU_THRESHOLDS with {sampled}: they must be the same, as the RoIs "
-            f"of the first stage of {name} are sampled by the latter."
-        )
-
-
-def _check_calibration(cfg: CN, loss: ClsLoss, has_loss: bool) -> None:
-    name, roi_heads = type(loss).__name__, cfg.MODEL.ROI_HEADS.NAME
-    for key, value in cfg.TEST.CALIBRATION.items():
-        key = f"TEST.CALIBRATION.{key}"
-        if not 0 <= value < math.inf:
-            raise InputError(f"{key} is {value}: it must be at least 0 (0.0 for none), and finite.")
-        if value and not has_loss:
-            raise InputError(
-                f"{key} is {value} and has no effect in {roi_heads}: set it to 0.0, or "
-                "MODEL.ROI_HEADS.NAME to IGAMROIHeads or IGAMCascadeROIHeads (for a detector of "
-                "Detectron2's own with CLS_LOSS.NAME SoftmaxCELoss and MODEL.IGAM.EMBEDDING_DIM 0)."
-            )
-        if value and not loss.sums_to_one:
-            raise InputError(
-                f"{key} is {value}, which is for softmax classifiers: the probabilities of {name} "
-                "do not sum to one, set it to 0.0."
-            )
-    if cfg.TEST.CALIBRATION.TAU and loss.classifier == "cosine":
-        raise InputError(
-            f"TEST.CALIBRATION.TAU is {cfg.TEST.CALIBRATION.TAU}, but the cosine classifier of "
-            f"{name} has rows of length one already: set it to 0.0."
-        )
 
 
 def _keys(node: CN, prefix: str = "") -> list[str]:

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from igam_d2.config import load_config, make_cls_loss
+from igam_d2.config import load_config
 from igam_d2.errors import InputError
+from igam_d2.loss_config import make_cls_loss
 from igam_d2.losses import CLS_LOSS_REGISTRY, IGAMLoss
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import hotcoco
 import numpy as np
 
-from ..config import LVIS_BACKENDS
+from ..config_checks import LVIS_BACKENDS
 from ..data import check_annotation_file
 from ..data.counts import COMMON_IMAGES, RARE_IMAGES
 from ..detections import Detections

@@ -5,9 +5,9 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from torch import Tensor
 
-from ..config import cls_loss_class, make_cls_loss
 from ..data.counts import ClassCounts, class_counts
 from ..errors import InputError
+from ..loss_config import cls_loss_class, make_cls_loss
 from ..losses import ClsLoss
 from ..losses.base import COUNTS, EmptyClassError
 

@@ -9,7 +9,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.layers import ShapeSpec
 
-from igam_d2.config import check_config
+from igam_d2.config_checks import check_config
 from igam_d2.engine import Checkpointer
 from igam_d2.errors import InputError
 from igam_d2.losses import CLS_LOSS_REGISTRY
