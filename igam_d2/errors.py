@@ -9,6 +9,11 @@ class InputError(ValueError):
     sentence: what is wrong, where, and what would be right.
     """
 
+    def __init__(self, message: str = ""):
+        # Of one that a worker of a loader raised, torch makes another with a traceback around it
+        name = f"{type(self).__module__}.{type(self).__qualname__}: "
+        super().__init__(str(message).rsplit(name, 1)[-1].strip())
+
 
 class TransientError(RuntimeError):
     """Something around the run failed, another machine or a disk: trying again may help."""

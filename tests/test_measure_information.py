@@ -132,10 +132,10 @@ def test_ap_of_a_run_some_of_it_unknown(run, results_file, tmp_path):
     assert entry["correlation"]["segm"]["information"]["pearson"] == [None] * 3  # a constant
 
 
-def test_crowds_and_masks_stay_out_and_images_are_evenly_spaced(command, cfg, digits):
+def test_crowds_and_masks_stay_out_and_images_are_evenly_spaced(command, cfg, tmp_path):
     records = [
         {
-            "file_name": str(digits / f"{i}.png"),
+            "file_name": str(tmp_path / f"{i}.png"),
             "height": 64,
             "width": 64,
             "sem_seg_file_name": "never read",
@@ -147,6 +147,8 @@ def test_crowds_and_masks_stay_out_and_images_are_evenly_spaced(command, cfg, di
         }
         for i in range(11)
     ]  # fmt: skip
+    for record in records:
+        Path(record["file_name"]).touch()
     DatasetCatalog.register("measure_crowd", lambda: records)
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
     try:

@@ -2,10 +2,9 @@
 
 import contextlib
 import difflib
-import json
 import logging
+import math
 import os
-from collections.abc import Sequence
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
@@ -13,6 +12,9 @@ from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 
 from ..errors import InputError
+from .annotation_file import check_annotation_file, check_format, image_file
+from .own_data import OwnDataset
+from .voc import check_voc_annotations, check_voc_tree, is_voc
 
 __all__ = [
     "EVALUATOR_TYPES",
@@ -29,6 +31,8 @@ TOLERANCE = 1.0
 # Up to this share of bad boxes are left out with a warning (COCO itself has a few of no area);
 # more of them are a mistake in the file, such as corners where width and height belong.
 BAD_SHARE = 1e-3
+# Images whose files are looked for: of so many some are found missing where a folder is wrong.
+SAMPLE = 16
 
 
 def load_training_set(cfg: CfgNode) -> list[dict]:
@@ -36,7 +40,7 @@ def load_training_set(cfg: CfgNode) -> list[dict]:
 
     Raises:
         InputError: an unknown set, a missing or unreadable annotation file, a missing image folder,
-            other categories than MODEL.ROI_HEADS.NUM_CLASSES, bad boxes.
+            other categories than MODEL.ROI_HEADS.NUM_CLASSES, bad boxes, no outlines for masks.
     """
     names = cfg.DATASETS.TRAIN
     if not names:
@@ -51,7 +55,10 @@ def load_training_set(cfg: CfgNode) -> list[dict]:
             min_keypoints=0,
             proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
         )
-    _check_folders({os.path.dirname(record["file_name"]) for record in records}, ", ".join(names))
+    paths = [record["file_name"] for record in records]
+    _check_images(paths, ", ".join(names), cfg)
+    if cfg.MODEL.MASK_ON:
+        _check_outlines(records, names, cfg.INPUT.MASK_FORMAT)
     return _check_boxes(records, names, cfg.MODEL.ROI_HEADS.NUM_CLASSES)
 
 
@@ -64,22 +71,27 @@ def check_test_datasets(cfg: CfgNode) -> None:
     for name in cfg.DATASETS.TEST:
         json_file = check_registration(name)
         _check_num_classes(name, cfg)
-        check_evaluator_type(name)
-        if json_file is None:
-            continue
-        content = check_annotation_file(json_file, outlines=False, annotated=False)
-        metadata = MetadataCatalog.get(name)
-        root = metadata.get("image_root", "")
-        folders = {root} if root else set()
-        if metadata.get("evaluator_type") == "lvis":  # its images lie in folders named by their URL
-            urls = [str(image.get("coco_url", "")).split("/") for image in content["images"]]
-            if any(len(parts) < 2 for parts in urls):
-                raise InputError(
-                    f"{json_file!r} of {name!r} is not an LVIS annotation file: images need a "
-                    "'coco_url', whose last two parts are the image's folder and file."
-                )
-            folders = {os.path.join(root, parts[-2]) for parts in urls}
-        _check_folders(folders, name)
+        kind = check_evaluator_type(name)
+        if json_file is not None:
+            _check_test_file(name, json_file, kind, cfg)
+        elif is_voc(MetadataCatalog.get(name)):
+            check_voc_annotations(name, evaluated=True)
+    _check_class_order(cfg)
+
+
+def _check_test_file(name: str, json_file: str, kind: str, cfg: CfgNode) -> None:
+    needed = ("area",) if kind == "lvis" else ()
+    content = check_annotation_file(json_file, outlines=False, annotated=False, annotation=needed)
+    check_format(json_file, content, kind)
+    is_own = isinstance(DatasetCatalog.data[name], OwnDataset)
+    unnamed = any("/" not in str(image.get("coco_url", "")) for image in content["images"])
+    if kind == "lvis" and unnamed and not is_own:  # Detectron2's loader needs the address
+        raise InputError(
+            f"{json_file!r} of {name!r} is not an LVIS annotation file: images need a 'coco_url', "
+            "whose last two parts are the image's folder and file."
+        )
+    root = MetadataCatalog.get(name).get("image_root", "")
+    _check_images([os.path.join(root, image_file(im, kind)) for im in content["images"]], name, cfg)
 
 
 def check_evaluator_type(name: str) -> str:
@@ -97,66 +109,11 @@ def check_evaluator_type(name: str) -> str:
     return evaluator_type
 
 
-def check_annotation_file(
-    path: str,
-    *,
-    outlines: bool = True,
-    annotated: bool = True,
-    annotation: Sequence[str] = (),
-    image: Sequence[str] = (),
-) -> dict:
-    """Checks that a file is an annotation file in COCO or LVIS format, and returns what it holds.
-
-    Args:
-        outlines: with the objects' outlines, whose numbers take more memory than all the rest.
-        annotated: whether it must have annotations, which a test set has not.
-        annotation, image: more keys that each of them needs.
-
-    Raises:
-        InputError: missing, not JSON, or without one of the lists and keys that the format has.
-    """
-    if not PathManager.isfile(path):
-        raise InputError(
-            f"Annotation file {path!r} is missing: put it there, or set DETECTRON2_DATASETS to the "
-            "folder that holds the data sets."
-        )
-    hint = (
-        "a JSON object with the lists images, annotations and categories, as COCO's and LVIS's are"
-    )
-
-    def without_outline(record: dict) -> dict:
-        record.pop("segmentation", None)
-        return record
-
-    try:
-        with PathManager.open(path) as f:
-            content = json.load(f, object_hook=None if outlines else without_outline)
-    except ValueError as error:
-        raise InputError(f"{path!r} is not {hint}: {error}.") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path!r} is not {hint}: it holds a {type(content).__name__}.")
-    if not annotated:
-        content.setdefault("annotations", [])
-    required = {
-        "images": ("id", "height", "width", *image),
-        "annotations": ("id", "image_id", "category_id", "bbox", *annotation),
-        "categories": ("id", "name"),
-    }
-    for part, keys in required.items():
-        if not isinstance(content.get(part), list):
-            raise InputError(f"{path!r} is not {hint}: it has no list {part!r}.")
-        for number, entry in enumerate(content[part]):
-            missing = [key for key in keys if not isinstance(entry, dict) or key not in entry]
-            if missing:
-                raise InputError(f"{path!r} is not {hint}: {part}[{number}] has no {missing[0]!r}.")
-    return content
-
-
 def check_registration(name: str) -> str | None:
     """Checks that a data set is registered, and returns its annotation file where it has one.
 
     Raises:
-        InputError: an unknown name, a missing file.
+        InputError: an unknown name, a missing file, or a missing part of a tree of Pascal VOC.
     """
     if name not in DatasetCatalog.list():
         close = difflib.get_close_matches(name, DatasetCatalog.list(), n=1)
@@ -170,6 +127,8 @@ def check_registration(name: str) -> str | None:
             f"Annotation file {json_file!r} of {name!r} is missing: {how}, or set "
             "DETECTRON2_DATASETS to the folder that holds the data sets."
         )
+    if json_file is None and is_voc(metadata):
+        check_voc_tree(name)
     return json_file
 
 
@@ -197,24 +156,83 @@ def explained(names):
         AttributeError,
         AssertionError,
         ValueError,
+        FileNotFoundError,
+        SyntaxError,  # of an XML file
     ) as error:
         for name in names:
-            json_file = MetadataCatalog.get(name).get("json_file")
+            metadata = MetadataCatalog.get(name)
+            json_file = metadata.get("json_file")
             if json_file is not None:
-                check_annotation_file(json_file)
+                content = check_annotation_file(json_file)
+                if metadata.get("evaluator_type") in ("coco", "lvis"):
+                    check_format(json_file, content, metadata.evaluator_type)
+            elif is_voc(metadata):
+                check_voc_annotations(name)
         raise InputError(
             f"The annotations of {', '.join(names)} could not be read: "
             f"{type(error).__name__} {error}."
         ) from error
 
 
-def _check_folders(folders: set[str], name: str) -> None:
-    for folder in sorted(folders):
-        if "://" not in folder and not PathManager.isdir(folder):
+def _check_images(paths: list[str], name: str, cfg: CfgNode) -> None:
+    """Looks for the folders of all images, and for a few files: not one for one, of 100,000."""
+    paths = [path for path in paths if "://" not in path]
+    for folder in sorted({os.path.dirname(path) or os.curdir for path in paths}):
+        if not PathManager.isdir(folder):
             raise InputError(
                 f"Image folder {folder!r} of {name} is missing: put the images there, or set "
                 "DETECTRON2_DATASETS to the folder that holds the data sets."
             )
+    sample = [paths[i] for i in range(0, len(paths), math.ceil(len(paths) / SAMPLE) or 1)]
+    missing = [path for path in sample if not PathManager.isfile(path)]
+    passed_over = cfg.DATALOADER.get("MAX_BAD_IMAGES", 0) > 0 and len(missing) < len(sample)
+    if missing and not passed_over:
+        raise InputError(
+            f"{len(missing)} of the {len(sample)} images of {name} that were looked for are "
+            f"missing, the first being {missing[0]!r}: put them there, or take them out of the "
+            "annotations; a few of many are passed over with DATALOADER.MAX_BAD_IMAGES."
+        )
+
+
+def _check_class_order(cfg: CfgNode) -> None:
+    """Compares the classes that are trained with those that are tested, by their numbers."""
+    named = [MetadataCatalog.get(name).get("thing_classes") for name in cfg.DATASETS.TRAIN]
+    trained = next((classes for classes in named if classes), None)
+    for name in cfg.DATASETS.TEST:
+        tested = MetadataCatalog.get(name).get("thing_classes")
+        if not trained or not tested or len(trained) != len(tested):
+            continue
+        pairs = enumerate(zip(trained, tested, strict=True))
+        differing = [(k, a, b) for k, (a, b) in pairs if a != b]
+        if not differing:
+            continue
+        text = "class {} is {!r} in DATASETS.TRAIN, but {!r} in {!r}".format(*differing[0], name)
+        if sorted(trained) == sorted(tested):
+            raise InputError(
+                f"The {text}: classes are numbered as the ids of the categories are sorted, give "
+                "those of both annotation files the same order."
+            )
+        logging.getLogger(__name__).warning("The %s: results are by the number.", text)
+
+
+def _check_outlines(records: list[dict], names, mask_format: str) -> None:
+    """What Detectron2's mapper makes masks of; crowds it leaves out."""
+    for record in records:
+        for annotation in record.get("annotations", ()):
+            outline = annotation.get("segmentation")
+            if annotation.get("iscrowd", 0) or (outline and mask_format != "polygon"):
+                continue
+            where = f"an object of {record['file_name']!r} ({', '.join(names)})"
+            if not outline:
+                raise InputError(
+                    f"MODEL.MASK_ON is True, but {where} has no segmentation: give all objects "
+                    "one, or set it to False."
+                )
+            if isinstance(outline, dict):
+                raise InputError(
+                    f"INPUT.MASK_FORMAT is 'polygon', but {where} is outlined by run lengths: set "
+                    "it to bitmask."
+                )
 
 
 def _check_boxes(records: list[dict], names, num_classes: int) -> list[dict]:

@@ -19,7 +19,7 @@ from ..errors import InputError
 from ..files import write_whole
 from .checks import check_annotation_file, check_registration, explained
 
-__all__ = ["COMMON_IMAGES", "RARE_IMAGES", "ClassCounts", "class_counts"]
+__all__ = ["COMMON_IMAGES", "RARE_IMAGES", "ClassCounts", "class_counts", "frequency_groups"]
 
 # Most training images of LVIS's rare and common classes; the others are frequent.
 RARE_IMAGES, COMMON_IMAGES = 10, 100
@@ -42,8 +42,13 @@ class ClassCounts:
     @property
     def frequency(self) -> list[str]:
         """K of "r", "c" and "f", the groups of LVIS."""
-        groups = np.digitize(self.image_count, (RARE_IMAGES, COMMON_IMAGES), right=True)
-        return ["rcf"[group] for group in groups]
+        return frequency_groups(self.image_count)
+
+
+def frequency_groups(image_count: np.ndarray) -> list[str]:
+    """LVIS's groups, "r", "c" or "f", of classes with so many training images (K,)."""
+    groups = np.digitize(image_count, (RARE_IMAGES, COMMON_IMAGES), right=True)
+    return ["rcf"[group] for group in groups]
 
 
 def class_counts(datasets: Sequence[str]) -> ClassCounts:

@@ -10,15 +10,15 @@ from itertools import islice
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetFromList, DatasetMapper, MapDataset
 from detectron2.data.build import trivial_batch_collator, worker_init_reset_seed
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Sampler
 
 from ..errors import InputError
+from .mapper import CheckedMapper, TrainingImages, max_bad_images
 from .samplers import build_train_sampler
 
-__all__ = ["BatchStream", "build_train_loader"]
+__all__ = ["BatchStream", "build_train_loader", "init_worker"]
 
 
 class BatchStream(Sampler):
@@ -92,7 +92,8 @@ class BatchStream(Sampler):
 
 def build_train_loader(cfg: CfgNode, records: list[dict]) -> DataLoader:
     """Detectron2's training loader over a :class:`BatchStream`, its `batch_sampler`, with the
-    sampler that DATALOADER.SAMPLER_TRAIN names.
+    sampler that DATALOADER.SAMPLER_TRAIN names; images that cannot be read are passed over as
+    DATALOADER.MAX_BAD_IMAGES says.
 
     Args:
         records: of the training set, in Detectron2's format.
@@ -103,26 +104,29 @@ def build_train_loader(cfg: CfgNode, records: list[dict]) -> DataLoader:
 
     Raises:
         InputError: a sampler that is not known or has nothing to draw, a batch that cannot be
-            shared.
+            shared; while it loads: an image that cannot be read, one too many.
     """
     loader = cfg.DATALOADER
     groups = None
     if loader.ASPECT_RATIO_GROUPING:
         groups = [int(record["width"] > record["height"]) for record in records]
     stream = BatchStream(build_train_sampler(cfg, records), cfg.SOLVER.IMS_PER_BATCH, groups=groups)
+    mapper, max_bad = CheckedMapper(cfg, is_train=True), max_bad_images(cfg)
     data_loader = DataLoader(
-        MapDataset(DatasetFromList(records, copy=False), DatasetMapper(cfg, is_train=True)),
+        TrainingImages(records, mapper, max_bad=max_bad, groups=groups),
         batch_sampler=stream,
         num_workers=loader.NUM_WORKERS,
         collate_fn=trivial_batch_collator,
-        worker_init_fn=_init_worker,
+        worker_init_fn=init_worker,
+        persistent_workers=loader.PERSISTENT_WORKERS and loader.NUM_WORKERS > 0,
         generator=stream.generator,
     )
     data_loader.epoch_length = math.ceil(len(records) / cfg.SOLVER.IMS_PER_BATCH)
     return data_loader
 
 
-def _init_worker(worker_id: int) -> None:
+def init_worker(worker_id: int) -> None:
+    """For workers that live beside a training."""
     worker_init_reset_seed(worker_id)
     # Some schedulers signal every process of a job: a worker that ended at once would take the
     # training with it before the checkpoint is written. SIGTERM is for it to obey only from the

@@ -15,6 +15,7 @@ from detectron2.utils.visualizer import Visualizer
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..data import UnreadableImageError
 from .random_state import random_state, set_random_state
 
 __all__ = ["DetectionFigureHook"]
@@ -66,7 +67,7 @@ class DetectionFigureHook(HookBase):
             for number, record in enumerate(self._records):
                 try:
                     picture = torch.from_numpy(self._draw(record))
-                except OSError as error:
+                except (OSError, UnreadableImageError) as error:
                     log_first_n(logging.WARNING, f"No figure of its detections: {error}", n=4)
                     continue
                 name = f"detections/{self._name}/{number}"

@@ -17,10 +17,13 @@ from detectron2.utils.logger import setup_logger
 from torch.distributed import distributed_c10d
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
+from ..data import register_datasets
 from ..errors import InputError, TransientError
 from .checkpoint_hook import PREEMPTED
 
 __all__ = ["launch"]
+
+_SAID = "igam_d2/input_error"
 
 
 def launch(main, args, cfg: CfgNode) -> None:
@@ -35,6 +38,7 @@ def launch(main, args, cfg: CfgNode) -> None:
         TransientError: machines that did not find each other in time, or what a process said.
         SystemExit: with :data:`PREEMPTED` after SIGTERM.
     """
+    logging.getLogger("detectron2.engine.train_loop").addFilter(_without_traceback)
     num_processes = args.num_gpus * args.num_machines
     if num_processes == 1:
         main(args, cfg)
@@ -83,12 +87,42 @@ def launch(main, args, cfg: CfgNode) -> None:
 
 def _run(main, args, cfg: CfgNode) -> None:
     """In each process: none leaves while another is in the last collective, which would fail."""
+    logging.getLogger("detectron2.engine.train_loop").addFilter(_without_traceback)
+    register_datasets(cfg)  # Detectron2's catalogs are each process's own
     try:
         main(args, cfg)
     except SystemExit:
         _leave_together(timedelta(seconds=5))  # there is little time left after SIGTERM
         raise
+    except InputError as error:
+        with contextlib.suppress(dist.DistError):
+            distributed_c10d._get_default_store().set(_SAID, str(error))
+        raise
+    except Exception:
+        if (said := _said_by_another()) is not None:
+            raise InputError(said) from None
+        raise
     _leave_together(timedelta(minutes=1))
+
+
+def _said_by_another() -> str | None:
+    """The bad input that another process found: a collective fails where that one is gone."""
+    with contextlib.suppress(dist.DistError):
+        if dist.is_initialized():
+            store = distributed_c10d._get_default_store()
+            return store.get(_SAID).decode() if store.check([_SAID]) else None
+    return None
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """Of what a user is told in a sentence, the log has that sentence."""
+    error = record.exc_info[1] if record.exc_info else None
+    said = str(error) if isinstance(error, InputError | TransientError) else None
+    if said is None and error is not None:
+        said = _said_by_another()
+    if said is not None:
+        record.msg, record.args, record.exc_info = "The training ends: %s", (said,), None
+    return True
 
 
 def _leave_together(limit: timedelta) -> None:

@@ -9,10 +9,12 @@ from detectron2.data import MetadataCatalog
 from torch import nn
 
 from ..data import class_counts
+from ..data.annotation_file import read_categories
 from ..data.checks import EVALUATOR_TYPES, check_evaluator_type
 from ..errors import InputError
-from ..modeling import CosineOutputLayers
+from ..modeling import EmbeddingClassifier
 from .coco import COCOEvaluator
+from .coco_format import annotation_file
 from .evaluator import ClassEvaluator
 from .lvis import LVISEvaluator
 from .voc import PascalVOCEvaluator
@@ -40,20 +42,27 @@ def build_evaluator(
     if output_folder is None:
         output_folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
     evaluator_type = check_evaluator_type(dataset_name)
-    if evaluator_type == "lvis":  # its annotation files have the counts
-        kwargs = {"backend": cfg.TEST.get("LVIS_BACKEND", "hotcoco")}
-    else:
-        kwargs = _training_counts(cfg, dataset_name)
+    kwargs = {}
+    if evaluator_type == "lvis":
+        kwargs["backend"] = cfg.TEST.get("LVIS_BACKEND", "hotcoco")
+    if evaluator_type != "lvis" or not _has_counts(annotation_file(dataset_name)):
+        kwargs |= _training_counts(cfg, dataset_name)
     return EVALUATORS[evaluator_type](dataset_name, output_folder, **kwargs)
 
 
 def information_of(model: nn.Module) -> np.ndarray | None:
-    """(K,) bits of the last box predictor, which of a cascade decides most; None where nothing was
+    """(K,) bits of the last classifier, which of a cascade decides most; None where nothing was
     measured."""
-    layers = [m for m in model.modules() if isinstance(m, CosineOutputLayers)]
+    layers = [m for m in model.modules() if isinstance(m, EmbeddingClassifier)]
     if not layers or not layers[-1].information.isfinite().any():
         return None
     return layers[-1].information.double().cpu().numpy()
+
+
+def _has_counts(json_file: str) -> bool:
+    """Whether an annotation file says how often its categories are in training, as LVIS's do."""
+    keys = ("frequency", "image_count", "instance_count")
+    return all(key in category for category in read_categories(json_file) for key in keys)
 
 
 def _training_counts(cfg: CfgNode, dataset_name: str) -> dict[str, np.ndarray]:

@@ -16,6 +16,7 @@ from .coco_format import (
     tide_errors,
 )
 from .evaluator import ClassEvaluator
+from .groups import group_metrics, image_count_groups
 from .structures import GroundTruth, Group, TaskResult
 
 __all__ = ["COCOEvaluator", "instance_count_groups"]
@@ -31,7 +32,8 @@ BOUNDS = (20, 400, 8000)  # training instances (Wang et al. 2020, SimCal)
 class COCOEvaluator(ClassEvaluator):
     """COCO's 12 metrics of boxes and masks, 100 detections an image, and where the training
     instances are known AP1 to AP4 of COCO-LT: of classes with fewer than 20, 20 to 399, 400 to
-    7,999, and 8,000 or more of them."""
+    7,999, and 8,000 or more of them. With ``frequency_groups="image_count"`` in the data set's
+    metadata, as of one's own data, it is LVIS's APr, APc and APf by training images instead."""
 
     format = "coco"
 
@@ -44,9 +46,11 @@ class COCOEvaluator(ClassEvaluator):
         return ground_truth_of(self._dataset_name, self._json_file, content)
 
     def _groups(self, ground_truth):
-        if self._instance_count is None:
-            return super()._groups(ground_truth)
-        return instance_count_groups(self._instance_count)
+        if self._metadata.get("frequency_groups") == "image_count":
+            counts, make_groups = self._image_count, image_count_groups
+        else:
+            counts, make_groups = self._instance_count, instance_count_groups
+        return super()._groups(ground_truth) if counts is None else make_groups(counts)
 
     def _evaluate_task(
         self, ground_truth: GroundTruth, detections: Detections, task: str
@@ -58,11 +62,7 @@ class COCOEvaluator(ClassEvaluator):
         metrics = {name: results[key] for key, name in METRICS.items()}
         ids = [category["id"] for category in ground_truth.categories]
         class_ap = per_class_ap(evaluation, ids)
-        groups, keys = self._groups(ground_truth)
-        for group in groups:
-            members = class_ap[np.array([key == group.key for key in keys])]
-            members = members[np.isfinite(members)]
-            metrics[group.metric] = float(members.mean()) if len(members) else float("nan")
+        metrics |= group_metrics(*self._groups(ground_truth), class_ap)
         return TaskResult(metrics, class_ap, tide_errors(evaluation))
 
 

@@ -110,7 +110,10 @@ class ClassEvaluator(DatasetEvaluator):
                     f"{record['image_id']} of {self._dataset_name!r}, where its evaluation needs "
                     "'instances': evaluate a model that detects, not its proposals alone."
                 )
-            self.collector.add(self._image_id(record["image_id"]), output["instances"])
+            found = output["instances"]
+            if record.get("unreadable"):  # the model has seen another image
+                found = found[:0]
+            self.collector.add(self._image_id(record["image_id"]), found)
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         gathered = self.collector.gather(distributed=self._distributed)

@@ -7,7 +7,6 @@ import numpy as np
 
 from ..config_checks import LVIS_BACKENDS
 from ..data import check_annotation_file
-from ..data.counts import COMMON_IMAGES, RARE_IMAGES
 from ..detections import Detections
 from ..errors import InputError
 from . import lvis_package
@@ -20,7 +19,8 @@ from .coco_format import (
     tide_errors,
 )
 from .evaluator import ClassEvaluator
-from .structures import GroundTruth, Group, TaskResult
+from .groups import FREQUENCY_GROUPS, group_metrics, image_count_groups
+from .structures import GroundTruth, TaskResult
 
 __all__ = ["LVISEvaluator"]
 
@@ -28,11 +28,6 @@ MAX_DETECTIONS = 300
 METRICS = (
     *("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf"),
     *("AR@300", "ARs@300", "ARm@300", "ARl@300"),
-)
-GROUPS = (
-    Group("r", "rare", f"1 to {RARE_IMAGES} training images", "APr"),
-    Group("c", "common", f"{RARE_IMAGES + 1} to {COMMON_IMAGES} training images", "APc"),
-    Group("f", "frequent", f"more than {COMMON_IMAGES} training images", "APf"),
 )
 NO_SIZE = 1e11  # square pixels; above the range of "all" sizes, which ends at 1e10
 
@@ -59,7 +54,8 @@ class LVISEvaluator(ClassEvaluator):
             max_dets_per_image: the best detections of an image that count.
             backend: "hotcoco", or "lvis" for the reference, which takes 35 times as long.
             dataset_name, output_dir, kwargs: as for :class:`ClassEvaluator`; its counts are those
-                of the annotation file, where that has them.
+                of the annotation file, where that has them, and so are the frequency groups;
+                without, they follow from the image counts.
         """
         if backend not in LVIS_BACKENDS:
             raise InputError(f"The backend is {backend!r}: it must be one of {LVIS_BACKENDS}.")
@@ -91,7 +87,11 @@ class LVISEvaluator(ClassEvaluator):
 
     def _groups(self, ground_truth):
         keys = [category.get("frequency") for category in ground_truth.categories]
-        return (list(GROUPS) if any(keys) else []), keys
+        if any(keys):
+            return list(FREQUENCY_GROUPS), keys
+        own = ground_truth.image_count
+        counts = self._image_count if own is None else own
+        return super()._groups(ground_truth) if counts is None else image_count_groups(counts)
 
     def _select(self, ground_truth, detections):
         detections = best_of_each_image(detections, self._max_dets)
@@ -121,6 +121,9 @@ class LVISEvaluator(ClassEvaluator):
         # Both call it AR@300 whatever the limit was.
         limit = f"@{self._max_dets}"
         metrics = {name.replace("@300", limit): metrics[name] for name in METRICS}
+        # As both take them where the file has the groups
+        metrics |= dict.fromkeys(("APr", "APc", "APf"), float("nan"))
+        metrics |= group_metrics(*self._groups(ground_truth), class_ap)
         return TaskResult(metrics, class_ap, tide)
 
     def _with_masks(self, ground_truth: GroundTruth) -> hotcoco.COCO:

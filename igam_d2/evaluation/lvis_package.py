@@ -54,6 +54,11 @@ def evaluate(
         record.pop("bbox" if task == "segm" else "segmentation", None)
     with _runs_on_current_numpy(), contextlib.redirect_stdout(io.StringIO()):
         ground_truth = LVIS(json_file)
+        for category in ground_truth.cats.values():  # it asks for a group
+            category.setdefault("frequency", "f")
+        for annotation in ground_truth.anns.values():  # it takes an id of 0 for no match
+            annotation["id"] += 1
+        ground_truth.anns = {a["id"]: a for a in ground_truth.anns.values()}
         results = LVISResults(ground_truth, records, max_dets=-1)
         evaluation = LVISEval(ground_truth, results, task)
         evaluation.run()

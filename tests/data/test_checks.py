@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -27,6 +28,8 @@ def dataset(cfg, tmp_path):
     name, file, images = "checked", tmp_path / "annotations.json", tmp_path / "images"
     register_coco_instances(name, {"thing_classes": ["cat", "dog"]}, str(file), str(images))
     images.mkdir()
+    for i in range(3):
+        (images / f"{i}.jpg").touch()
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (name,), (name,)
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = 2
     yield cfg, file, images
@@ -59,7 +62,7 @@ def test_names_files_folders_and_class_counts(dataset):
         message = refused(call, cfg)
         assert "NUM_CLASSES is 80" in message and "has 2 categories" in message
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = 2
-    images.rmdir()
+    shutil.rmtree(images)
     for call in (load_training_set, check_test_datasets):
         message = refused(call, cfg)
         assert str(images) in message and "DETECTRON2_DATASETS" in message
@@ -76,13 +79,93 @@ def test_test_sets_by_the_lvis_rules_need_the_folder_of_each_image(dataset):
     MetadataCatalog.get("checked").set(thing_classes=["cat", "dog"], **metadata)
     content = coco()
     file.write_text(json.dumps(content))
+    assert "'area'" in refused(check_test_datasets, cfg)
+    for annotation in content["annotations"]:
+        annotation["area"] = 600
+    file.write_text(json.dumps(content))
+    assert "it looks like COCO format" in refused(check_test_datasets, cfg)
+    for image in content["images"]:
+        image |= {"neg_category_ids": [], "not_exhaustive_category_ids": []}
+    file.write_text(json.dumps(content))
     assert "'coco_url'" in refused(check_test_datasets, cfg)
     for image in content["images"]:
         image["coco_url"] = "http://somewhere/val2017/1.jpg"
     file.write_text(json.dumps(content))
     assert "val2017" in refused(check_test_datasets, cfg)
     (images / "val2017").mkdir()
+    (images / "val2017/1.jpg").touch()
     check_test_datasets(cfg)
+
+
+def test_a_few_image_files_are_looked_for(dataset):
+    cfg, file, images = dataset
+    file.write_text(json.dumps(coco()))
+    (images / "1.jpg").unlink()
+    for call in (load_training_set, check_test_datasets):
+        message = refused(call, cfg)
+        assert "1 of the 3 images of checked" in message and "1.jpg'" in message
+    cfg.DATALOADER.MAX_BAD_IMAGES = 1
+    check_test_datasets(cfg)
+    (images / "0.jpg").unlink()
+    (images / "2.jpg").unlink()
+    assert "3 of the 3 images" in refused(check_test_datasets, cfg)
+
+
+def test_outlines_that_masks_are_made_of(dataset):
+    cfg, file, _ = dataset
+    content = coco()
+    cfg.MODEL.MASK_ON = True
+    file.write_text(json.dumps(content))
+    assert "0.jpg' (checked) has no segmentation" in refused(load_training_set, cfg)
+    for annotation in content["annotations"]:
+        annotation["segmentation"] = [[5, 5, 25, 5, 25, 35]]
+    content["annotations"][3]["segmentation"] = {"size": [50, 80], "counts": [500, 400, 3100]}
+    file.write_text(json.dumps(content))
+    assert "run lengths: set it to bitmask" in refused(load_training_set, cfg)
+    content["annotations"][3]["iscrowd"] = 1
+    file.write_text(json.dumps(content))
+    records = load_training_set(cfg)
+    content["annotations"][3]["iscrowd"], cfg.INPUT.MASK_FORMAT = 0, "bitmask"
+    file.write_text(json.dumps(content))
+    assert len(load_training_set(cfg)) == len(records) == 3
+
+
+@pytest.mark.parametrize(
+    "part, key, value, message",
+    [
+        ("images", "id", "7", "the id of images[2] is '7', and must be a whole number"),
+        ("categories", "id", 1, "two of its categories have the id 1"),
+        ("images", "file_name", None, "images[2] has no 'file_name'"),
+    ],
+)
+def test_ids_and_names(dataset, part, key, value, message):
+    cfg, file, _ = dataset
+    content = coco()
+    content[part][-1][key] = value
+    if value is None:
+        del content[part][-1][key]
+    file.write_text(json.dumps(content))
+    for call in (check_test_datasets, load_training_set):
+        if call is check_test_datasets or value is None:
+            assert message in refused(call, cfg)
+
+
+def test_classes_are_numbered_alike_in_training_and_testing(dataset, caplog):
+    cfg, file, _ = dataset
+    file.write_text(json.dumps(coco()))
+    DatasetCatalog.register("trained", list)
+    try:
+        cfg.DATASETS.TRAIN = ("trained",)
+        MetadataCatalog.get("trained").thing_classes = ["dog", "cat"]
+        message = refused(check_test_datasets, cfg)
+        assert "class 0 is 'dog' in DATASETS.TRAIN, but 'cat' in 'checked'" in message
+        MetadataCatalog.remove("trained")
+        MetadataCatalog.get("trained").thing_classes = ["cat", "hound"]
+        check_test_datasets(cfg)
+        assert "class 1 is 'hound'" in caplog.text
+    finally:
+        DatasetCatalog.remove("trained")
+        MetadataCatalog.remove("trained")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,7 +31,7 @@ def free_port() -> int:
 def cpu(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # for the processes
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    return SimpleNamespace(MODEL=SimpleNamespace(DEVICE="cpu"))
+    return SimpleNamespace(MODEL=SimpleNamespace(DEVICE="cpu"), DATASETS={})
 
 
 def main(args, cfg):
@@ -44,7 +45,12 @@ def main(args, cfg):
 
 
 def refuse(args, cfg):
-    raise InputError("SOLVER.IMS_PER_BATCH is 3: it must be even.")
+    """In one process; the other one finds that it is gone, and ends before it."""
+    if comm.get_rank() == 1:
+        threading.Thread(target=time.sleep, args=(3,)).start()  # so long the process stays
+        raise InputError("SOLVER.IMS_PER_BATCH is 3: it must be even.")
+    distributed_c10d._get_default_store().wait(["igam_d2/input_error"])
+    raise RuntimeError("Connection closed by peer")
 
 
 @pytest.mark.parametrize(
@@ -98,7 +104,7 @@ def test_two_machines_find_each_other(cpu):
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "from test_launch import *\n"
         "if __name__ == '__main__':\n"
-        "    cpu = SimpleNamespace(MODEL=SimpleNamespace(DEVICE='cpu'))\n"
+        "    cpu = SimpleNamespace(MODEL=SimpleNamespace(DEVICE='cpu'), DATASETS={})\n"
         f"    launch(main, arguments(dist_url={url!r}, machine_rank=1, dist_timeout=1), cpu)\n"
     )
     command = [sys.executable, "-W", "ignore", "-c", code]
