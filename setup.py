@@ -46,6 +46,8 @@ setup(
             "check-jsonschema",
             "kubernetes-validate",
         ],
+        # Drop path, which Detectron2's Swin takes from it
+        "swin": ["timm"],
         # What Detectron2 itself needs, where it is installed without its dependencies
         "detectron2": [
             "black",

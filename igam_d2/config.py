@@ -10,6 +10,7 @@ from detectron2.config import get_cfg
 from detectron2.utils.file_io import PathManager
 
 from .config_checks import LVIS_BACKENDS, check_config
+from .data.own_data import register_datasets
 from .errors import InputError, closest
 from .losses import CLS_LOSS_REGISTRY
 from .losses.base import loss_defaults
@@ -51,7 +52,7 @@ def add_igam_config(cfg: CN) -> None:
     cfg.DATASETS.REGISTER = []
     # Images that cannot be decoded are passed over and named, up to this many; one more stops
     cfg.DATALOADER.MAX_BAD_IMAGES = 0
-    # Loader workers that stay between evaluations
+    # Test sets are read once in a run, and their loaders' workers stay between evaluations
     cfg.DATALOADER.PERSISTENT_WORKERS = False
 
     # What evaluates LVIS: "hotcoco", or "lvis" for the slow reference
@@ -66,26 +67,33 @@ def add_igam_config(cfg: CN) -> None:
 
 
 def _add_swin(cfg: CN) -> None:
-    """Of build_swin_backbone and build_swin_fpn_backbone; Swin-T's are the defaults."""
+    """Of build_swin_backbone and build_swin_fpn_backbone; Swin-T's are the defaults.
+
+    BACKBONE.FREEZE_AT: 0 for nothing, 1 for the patch embedding, n for the first n - 1 stages too.
+    """
     cfg.MODEL.SWIN = CN()
     cfg.MODEL.SWIN.EMBED_DIM = 96
     cfg.MODEL.SWIN.DEPTHS = [2, 2, 6, 2]
     cfg.MODEL.SWIN.NUM_HEADS = [3, 6, 12, 24]
     cfg.MODEL.SWIN.WINDOW_SIZE = 7
-    # Of the deepest block, growing from 0: stochastic depth
+    # Stochastic depth: of the deepest block, growing from 0; needs timm, the extra `swin`; 0.0: off
     cfg.MODEL.SWIN.DROP_PATH_RATE = 0.2
-    # Stages that are handed on, of p0 (stride 4) to p3 (stride 32)
+    # Stages that are handed on, of p0 (stride 4) to p3 (stride 32); a pyramid takes FPN.IN_FEATURES
+    # of them. What nothing takes is not built.
     cfg.MODEL.SWIN.OUT_FEATURES = ["p0", "p1", "p2", "p3"]
     # Activations are computed again in the backward pass: less memory, about a third more time
     cfg.MODEL.SWIN.USE_CHECKPOINT = False
 
 
 def _add_detr(cfg: CN) -> None:
-    """Of the meta architecture DETR; the paper's (Carion et al. 2020) are the defaults."""
+    """Of the meta architecture DETR; the paper's (Carion et al. 2020) are the defaults. Beside them
+    it has ROI_HEADS.NUM_CLASSES and SCORE_THRESH_TEST, ROI_BOX_HEAD.CLS_LOSS and IGAM."""
     cfg.MODEL.DETR = CN()
     # The backbone's feature map that the transformer sees
     cfg.MODEL.DETR.IN_FEATURE = "res5"
+    # Most instances that an image is learned from
     cfg.MODEL.DETR.NUM_QUERIES = 100
+    # A multiple of 4 and of NUM_HEADS
     cfg.MODEL.DETR.HIDDEN_DIM = 256
     cfg.MODEL.DETR.NUM_HEADS = 8
     cfg.MODEL.DETR.ENC_LAYERS = 6
@@ -114,15 +122,17 @@ def _add_solver(cfg: CN) -> None:
     # Images per batch that BASE_LR and WARMUP_ITERS are meant for: another IMS_PER_BATCH scales
     # the rate with it, and the warm-up against it; 0: they are as they are
     cfg.SOLVER.REFERENCE_BATCH_SIZE = 0
-    # "SGD", or "AdamW"
+    # CLIP_GRADIENTS.CLIP_TYPE may be "full_model" too: the norm of all gradients together
+
+    # "SGD", or "AdamW" with betas .9 and .999
     cfg.SOLVER.OPTIMIZER = "SGD"
-    # Learning rate of the backbone over that of the rest
+    # Learning rate of the backbone (the parameters under `backbone.`) over that of the rest
     cfg.SOLVER.BACKBONE_LR_FACTOR = 1.0
     # Parameters without weight decay, by the last part of their name
     cfg.SOLVER.NO_DECAY = []
     # One kernel for all parameters' updates
     cfg.SOLVER.FUSED = False
-    # With AMP: "float16" or "bfloat16"
+    # With AMP: "float16" with a gradient scaler, or "bfloat16" without one
     cfg.SOLVER.AMP.DTYPE = "float16"
     # With several processes, for a model with layers that no loss depends on; costs a little time
     cfg.SOLVER.FIND_UNUSED_PARAMETERS = False
@@ -167,6 +177,7 @@ def load_config(config_file: str, opts: list[str]) -> CN:
         )
         cfg.MODEL.DEVICE = "cpu"
     check_config(cfg)
+    register_datasets(cfg)
     cfg.freeze()
     return cfg
 

@@ -4,13 +4,16 @@ import inspect
 import math
 
 from detectron2.config import CfgNode as CN
-from detectron2.modeling import ROI_HEADS_REGISTRY
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, ROI_HEADS_REGISTRY
 from detectron2.modeling.roi_heads import CascadeROIHeads
 
 from .errors import InputError, closest
 from .functional import READINGS, SHRINKAGES
 from .loss_config import make_cls_loss
 from .losses import ClsLoss
+from .modeling.backbone.checks import check_swin
+from .modeling.detr.checks import check_detr
+from .solver_checks import check_solver
 
 __all__ = ["LVIS_BACKENDS", "check_config"]
 
@@ -23,6 +26,18 @@ def check_config(cfg: CN) -> None:
     Raises:
         InputError: the first value that is out of range, with what would be right.
     """
+    for key, value, registry in (
+        ("META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, META_ARCH_REGISTRY),
+        ("BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME, BACKBONE_REGISTRY),
+    ):
+        if value not in registry:  # as it is now, with what others have added
+            names = [name for name, _ in registry]
+            raise InputError(
+                f"MODEL.{key} is {value!r}{closest(value, names)}; it must be registered with "
+                f"Detectron2, as are: {', '.join(sorted(names))}."
+            )
+    check_solver(cfg)
+    check_swin(cfg)
     igam = cfg.MODEL.IGAM
     for key, least, hint in (
         ("EMBEDDING_DIM", 0, "0 for no projection"),
@@ -49,12 +64,16 @@ def check_config(cfg: CN) -> None:
             f"number of categories of the data set."
         )
     head, roi_heads = cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_HEADS.NAME
-    has_loss, cascades = _kind_of_heads(roi_heads)
+    detr = cfg.MODEL.META_ARCHITECTURE == "DETR"
+    has_loss, cascades = (True, False) if detr else _kind_of_heads(roi_heads)
+    where = "DETR" if detr else roi_heads
     if has_loss and (head.USE_SIGMOID_CE or head.USE_FED_LOSS):
         raise InputError(
             "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE and USE_FED_LOSS have no effect in "
-            f"{roi_heads}, whose loss is MODEL.ROI_BOX_HEAD.CLS_LOSS.NAME: leave them False."
+            f"{where}, whose loss is MODEL.ROI_BOX_HEAD.CLS_LOSS.NAME: leave them False."
         )
+    if detr:
+        check_detr(cfg)
     if cascades:
         _check_cascade(cfg)
     _check_calibration(cfg, make_cls_loss(cfg), has_loss)
@@ -104,8 +123,9 @@ def _check_calibration(cfg: CN, loss: ClsLoss, has_loss: bool) -> None:
         if value and not has_loss:
             raise InputError(
                 f"{key} is {value} and has no effect in {roi_heads}: set it to 0.0, or "
-                "MODEL.ROI_HEADS.NAME to IGAMROIHeads or IGAMCascadeROIHeads (for a detector of "
-                "Detectron2's own with CLS_LOSS.NAME SoftmaxCELoss and MODEL.IGAM.EMBEDDING_DIM 0)."
+                "MODEL.ROI_HEADS.NAME to IGAMROIHeads or IGAMCascadeROIHeads, or "
+                "MODEL.META_ARCHITECTURE to DETR (for a detector of Detectron2's own with "
+                "CLS_LOSS.NAME SoftmaxCELoss and MODEL.IGAM.EMBEDDING_DIM 0)."
             )
         if value and not loss.sums_to_one:
             raise InputError(

@@ -11,6 +11,7 @@ from igam_d2.loss_config import make_cls_loss
 from igam_d2.losses import CLS_LOSS_REGISTRY, IGAMLoss
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
+CONFIGS = [path for path in CONFIGS if path.parent.name != "common"]  # parts of others
 LOSS = "MODEL.ROI_BOX_HEAD.CLS_LOSS"
 CALIBRATION = "TEST.CALIBRATION"
 SOFTMAX = ["MODEL.ROI_HEADS.NAME", "IGAMROIHeads", f"{LOSS}.NAME", "SoftmaxCELoss"]

@@ -4,8 +4,9 @@
     python tools/measure_information.py --config-file X MODEL.WEIGHTS Y [KEY VALUE ...]
 
 The detector is one of Detectron2 or of this project, trained with any loss: Faster, Mask or Cascade
-R-CNN, or RetinaNet. An embedding is what its classification layer is given for an instance's own
-ground-truth box; images have their size of testing and no augmentation, crowd regions are left out.
+R-CNN, RetinaNet or DETR. An embedding is what its classification layer is given for an instance's
+own ground-truth box, or in DETR for the query that is matched with it; images have their size of
+testing and no augmentation, crowd regions are left out.
 
 Writes a JSON file
     {"config_file", "weights", "datasets", "num_images", "shrinkage", "results": PATH or null,
@@ -24,12 +25,13 @@ import sys
 from pathlib import Path
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper, MetadataCatalog, build_detection_test_loader
+from detectron2.data import MetadataCatalog, build_detection_test_loader
 from detectron2.data.detection_utils import build_augmentation
 from detectron2.modeling import build_model
 
 from igam_d2.config import load_config
 from igam_d2.data import load_training_set
+from igam_d2.data.mapper import CheckedMapper, EvaluationImages, max_bad_images
 from igam_d2.engine import Checkpointer
 from igam_d2.engine.measure import DetectorMoments
 from igam_d2.errors import InputError, TransientError
@@ -124,19 +126,21 @@ def measure(args: argparse.Namespace, cfg: CfgNode) -> None:
         f"moments and queue take {detector.num_bytes / 2**20:,.1f} MiB on {model.device}.",
         file=sys.stderr,
     )
-    mapper = DatasetMapper(
+    mapper = CheckedMapper(
         is_train=True,  # keeps the annotations
         augmentations=build_augmentation(cfg, is_train=False),
         image_format=cfg.INPUT.FORMAT,
     )
+    images = EvaluationImages(records, mapper, max_bad=max_bad_images(cfg), then="it is left out")
     loader = build_detection_test_loader(
-        records,
-        mapper=mapper,
+        images,
+        mapper=None,
         batch_size=args.batch_size,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
+    batches = ([record for record in batch if "instances" in record] for batch in loader)
     moments = detector.measure(
-        loader, len(records), report=lambda line: print(line, file=sys.stderr)
+        batches, len(records), report=lambda line: print(line, file=sys.stderr)
     )
 
     shrinkage = args.shrinkage or cfg.MODEL.IGAM.SHRINKAGE

@@ -15,8 +15,9 @@ from detectron2.utils.logger import log_first_n
 from ..errors import InputError, TransientError
 from ..files import write_whole
 from ..losses import ClsLoss
-from ..modeling import CosineOutputLayers
+from ..modeling import EmbeddingClassifier
 from .freeze import second_stage_loss
+from .published_weights import from_published
 
 __all__ = ["Checkpointer"]
 
@@ -45,7 +46,7 @@ class Checkpointer(DetectionCheckpointer):
         data[_KINDS] = {
             name: module.cls_loss.classifier
             for name, module in self.model.named_modules()
-            if isinstance(module, CosineOutputLayers)
+            if isinstance(module, EmbeddingClassifier)
         }
         data |= {key: value.state_dict() for key, value in self.checkpointables.items()} | kwargs
         path = Path(self.save_dir) / f"{name}.pth"
@@ -130,13 +131,14 @@ class Checkpointer(DetectionCheckpointer):
             ) from error
 
     def _load_model(self, checkpoint):
+        checkpoint["model"] = from_published(self.model, checkpoint["model"], self._path)
         self._check_classifiers(checkpoint["model"], checkpoint.get(_KINDS, {}))
         if not self._must_fit:
             self._forget_loss_state(checkpoint["model"])
         incompatible = super()._load_model(checkpoint)
         if not self._must_fit:
             for module in self.model.modules():
-                if isinstance(module, CosineOutputLayers):  # its loss has forgotten them
+                if isinstance(module, EmbeddingClassifier):  # its loss has forgotten them
                     module.set_information(module.information)
         if incompatible is None:
             return None
@@ -198,7 +200,7 @@ class Checkpointer(DetectionCheckpointer):
         wrapped = _wrapping(state)
         differing = []
         for name, module in self.model.named_modules():
-            if not isinstance(module, CosineOutputLayers):
+            if not isinstance(module, EmbeddingClassifier):
                 continue
             layer = f"{name}.cls_score".removeprefix(".")
             weight, bias = (f"{wrapped}{layer}.{part}" for part in ("weight", "bias"))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..files import write_whole
-from ..modeling import CosineOutputLayers
+from ..modeling import EmbeddingClassifier
 from ..moments import ClassMoments, EmbeddingQueue
 
 __all__ = ["InformationAmountHook"]
@@ -25,7 +25,7 @@ NEGLIGIBLE_MARGIN = 1e-3
 class InformationAmountHook(HookBase):
     """Gathers the embeddings of every step, and refreshes the information amounts from them.
 
-    It owns a queue and the moments of every :class:`CosineOutputLayers` of the model. After each
+    It owns a queue and the moments of every :class:`EmbeddingClassifier` of the model. After each
     step it takes over the step's embeddings; at the end of each period it reduces the moments over
     all processes, hands the information amounts to the predictor, logs them and starts anew. A
     class with fewer than two embeddings in a period keeps its last information amount.
@@ -45,7 +45,7 @@ class InformationAmountHook(HookBase):
     ):
         """
         Args:
-            model: any module with :class:`CosineOutputLayers` in it, on its device.
+            model: any module with :class:`EmbeddingClassifier` in it, on its device.
             period: iterations between two refreshes.
             queue_length: embeddings gathered before they enter the moments.
             shrinkage: of :func:`igam_d2.functional.information_amount`.
@@ -54,11 +54,11 @@ class InformationAmountHook(HookBase):
         self._period = period
         self._shrinkage = shrinkage
         self._file = Path(output_dir) / "information.jsonl" if output_dir else None
-        self._predictors: dict[str, CosineOutputLayers] = {}
+        self._predictors: dict[str, EmbeddingClassifier] = {}
         self._moments: dict[str, ClassMoments] = {}
         self._queues: dict[str, EmbeddingQueue] = {}
         for name, module in model.named_modules():
-            if isinstance(module, CosineOutputLayers):
+            if isinstance(module, EmbeddingClassifier):
                 name = name.removeprefix("module.")
                 device, dim = module.information.device, module.embedding_dim
                 self._predictors[name] = module
@@ -109,7 +109,7 @@ class InformationAmountHook(HookBase):
             self._log(name, predictor, moments)
             moments.reset_()
 
-    def _log(self, name: str, predictor: CosineOutputLayers, moments: ClassMoments) -> None:
+    def _log(self, name: str, predictor: EmbeddingClassifier, moments: ClassMoments) -> None:
         storage = self.trainer.storage
         num_seen = int((moments.count > 0).sum())
         summary = f"{num_seen} of {len(moments.count)} classes seen"
@@ -143,7 +143,9 @@ class InformationAmountHook(HookBase):
         if self._file is not None and comm.is_main_process():
             self._append_line(name, predictor, moments)
 
-    def _append_line(self, name: str, predictor: CosineOutputLayers, moments: ClassMoments) -> None:
+    def _append_line(
+        self, name: str, predictor: EmbeddingClassifier, moments: ClassMoments
+    ) -> None:
         line = {
             "iteration": self.trainer.iter + 1,
             "predictor": name,

@@ -20,6 +20,7 @@ from detectron2.structures import Boxes, ImageList, Instances, pairwise_iou
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..modeling import DETR
 from ..moments import ClassMoments, EmbeddingQueue
 
 __all__ = ["DetectorMoments", "GroundTruthEmbeddings", "random_projection"]
@@ -38,11 +39,13 @@ class GroundTruthEmbeddings:
     R-CNN, with FPN or C4) it is the input of each predictor's `cls_score` for the RoI that is the
     instance's own box, or in the later stages of a cascade what the stages before have made of it.
     Of RetinaNet it is the input of `cls_score` at the place of the anchor that overlaps the
-    instance most, the middle of the 3 x 3 places that `cls_score` sees.
+    instance most, the middle of the 3 x 3 places that `cls_score` sees. Of :class:`DETR` it is the
+    input of `cls_score` of the query that the matching after the last layer gives the instance;
+    instances beyond the number of queries have none, and are left out.
 
     Attributes:
         widths: W of each predictor, by the name that its module has in the model; for RetinaNet of
-            "head".
+            "head", for DETR of "classifier".
         num_classes: K.
     """
 
@@ -68,25 +71,32 @@ class GroundTruthEmbeddings:
         elif isinstance(model, RetinaNet) and isinstance(model.head, RetinaNetHead):
             self.num_classes = model.num_classes
             self.widths = {"head": model.head.cls_score.in_channels}
+        elif isinstance(model, DETR):
+            self.num_classes = model.classifier.num_classes
+            self.widths = {"classifier": model.classifier.embedding_dim}
         else:
             kind = type(model).__name__
             if hasattr(model, "roi_heads"):
                 kind += f" with {type(model.roi_heads).__name__}"
             raise InputError(
                 f"The embeddings of {kind} cannot be measured: the model must be RetinaNet, or "
-                "GeneralizedRCNN with RoI heads that classify upright boxes with "
+                "DETR, or GeneralizedRCNN with RoI heads that classify upright boxes with "
                 "FastRCNNOutputLayers."
             )
 
     @torch.no_grad()
     def __call__(self, batch: list[dict]) -> tuple[dict[str, Tensor], Tensor]:
-        """Embeddings (G, W) of each predictor, and classes (G,), row i being instance i.
+        """Embeddings (G, W) of each predictor, and classes (G,), row i being instance i of those
+        that have one.
 
         Args:
             batch: mapped records with `image` and `instances` (`gt_boxes`, `gt_classes`), of which
                 at least one is there.
         """
         model = self._model
+        if isinstance(model, DETR):
+            embeddings, classes = model.matched_embeddings(batch)
+            return {"classifier": embeddings}, classes
         targets = [record["instances"].to(model.device) for record in batch]
         images = model.preprocess_image(batch)
         features = model.backbone(images.tensor)

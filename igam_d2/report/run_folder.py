@@ -268,8 +268,8 @@ def _load_curve(path: Path, dataset: str) -> LearningCurve | None:
     if not rows and not evaluations:
         return None
     lines = [rows[i] for i in sorted(rows)]
-    # A cascade logs one accuracy a stage: the last stage's.
-    keys = {key for line in lines for key in line if key.endswith("fast_rcnn/fg_cls_accuracy")}
+    # RoI heads and DETR log it; a cascade one a stage: the last stage's.
+    keys = {key for line in lines for key in line if key.endswith("fg_cls_accuracy")}
     accuracy = max(keys, default="", key=_natural_key)
     return LearningCurve(
         iterations=np.array([line["iteration"] for line in lines]),

@@ -1,0 +1,3 @@
+from .detr import DETR, QueryClassifier
+
+__all__ = ["DETR", "QueryClassifier"]
