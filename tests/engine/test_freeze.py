@@ -49,6 +49,7 @@ def first_stage(cfg, folder) -> dict[str, torch.Tensor]:
     """Saves a detector as the weights to start from; its batch norms have seen something."""
     first = cfg.clone()
     first.MODEL.ROI_BOX_HEAD.CLS_LOSS.NAME = "SoftmaxCELoss"
+    torch.manual_seed(0)  # some random detectors leave a later stage nothing to learn from
     model = build_model(first)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
