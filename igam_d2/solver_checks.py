@@ -14,6 +14,8 @@ _CHOICES = {
     "AMP.DTYPE": ("float16", "bfloat16"),
     # Of each element, of each parameter, and of all parameters together
     "CLIP_GRADIENTS.CLIP_TYPE": ("value", "norm", "full_model"),
+    # Those of Detectron2
+    "LR_SCHEDULER_NAME": ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR"),
 }
 
 
@@ -43,6 +45,15 @@ def check_solver(cfg: CN) -> None:
         raise InputError(
             f"SOLVER.CLIP_GRADIENTS.CLIP_VALUE is {clip.CLIP_VALUE}: it must be above 0, or "
             "SOLVER.CLIP_GRADIENTS.ENABLED False."
+        )
+    if clip.ENABLED and not clip.NORM_TYPE > 0:
+        raise InputError(
+            f"SOLVER.CLIP_GRADIENTS.NORM_TYPE is {clip.NORM_TYPE}: it must be above 0 (2.0 for "
+            "Euclid's norm)."
+        )
+    if solver.OPTIMIZER == "SGD" and solver.NESTEROV and not solver.MOMENTUM > 0:
+        raise InputError(
+            f"SOLVER.NESTEROV is True and MOMENTUM {solver.MOMENTUM}: it needs one above 0."
         )
     if solver.FUSED and cfg.MODEL.DEVICE.split(":")[0] not in ("cuda", "cpu"):
         raise InputError(

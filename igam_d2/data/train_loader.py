@@ -55,6 +55,7 @@ class BatchStream(Sampler):
         self._batch_size, self._share = batch_size, batch_size // num_processes
         self._groups = groups
         self._seed, self._num_skipped = comm.shared_random_seed(), 0
+        self.num_images_before = 0  # that a run which is resumed had drawn
         # Seeds the loader's workers, which would otherwise take a number from the random state of
         # the training, at another time in a resumed run
         self.generator = torch.Generator()
@@ -82,7 +83,8 @@ class BatchStream(Sampler):
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Goes on from that position; to the batch if the batch size is the same."""
-        self._seed, self._num_skipped = state["seed"], state["num_images"] // self._batch_size
+        self._seed, self.num_images_before = state["seed"], state["num_images"]
+        self._num_skipped = self.num_images_before // self._batch_size
         self._seed_workers()
 
     def _seed_workers(self) -> None:

@@ -1,8 +1,11 @@
 """The schedule of a run: its length in epochs and a batch size's learning rate, as iterations."""
 
 import logging
+from itertools import pairwise
 
 from detectron2.config import CfgNode
+
+from ..errors import InputError
 
 __all__ = ["resolve_schedule", "warn_of_other_batches"]
 
@@ -20,6 +23,10 @@ def resolve_schedule(cfg: CfgNode, epoch_length: int) -> CfgNode:
 
     Returns:
         A new config, or `cfg` itself if these keys are 0. Resolving it again changes nothing.
+
+    Raises:
+        InputError: steps that fall on the same iteration or the last, or a warm-up that is not
+            over before the rate drops: Detectron2 warms up to the rate at its end.
     """
     given = cfg.SOLVER
     scales = given.REFERENCE_BATCH_SIZE not in (0, given.IMS_PER_BATCH)
@@ -37,10 +44,29 @@ def resolve_schedule(cfg: CfgNode, epoch_length: int) -> CfgNode:
     if solver.MAX_EPOCHS:
         solver.MAX_ITER = solver.MAX_EPOCHS * epoch_length
         solver.STEPS = tuple(round(epoch * epoch_length) for epoch in solver.STEPS_EPOCHS)
+        _check(solver, epoch_length)
     _log(given, solver, epoch_length)
     if frozen:
         cfg.freeze()
     return cfg
+
+
+def _check(solver: CfgNode, epoch_length: int) -> None:
+    bounds = [0, *solver.STEPS, solver.MAX_ITER]
+    if not all(a < b for a, b in pairwise(bounds)):
+        raise InputError(
+            f"SOLVER.STEPS_EPOCHS is {list(solver.STEPS_EPOCHS)}, which are the iterations "
+            f"{', '.join(map(str, solver.STEPS))} of {solver.MAX_ITER} with {epoch_length} an "
+            "epoch: they must differ, from 0 and from the last too."
+        )
+    name = "the first of the steps" if solver.STEPS else "the end of the run"
+    if solver.WARMUP_FACTOR < 1 and bounds[1] <= solver.WARMUP_ITERS:
+        raise InputError(
+            f"The warm-up would last {solver.WARMUP_ITERS:,} iterations, and {name} is at "
+            f"iteration {bounds[1]:,}, with {epoch_length:,} an epoch: lower SOLVER.WARMUP_ITERS "
+            f"(which is for batches of SOLVER.REFERENCE_BATCH_SIZE, where that is set), or train "
+            "for more epochs."
+        )
 
 
 def _log(given: CfgNode, solver: CfgNode, epoch_length: int) -> None:
@@ -69,7 +95,7 @@ def warn_of_other_batches(cfg: CfgNode, epoch_length: int, start_iter: int, imag
         images: that it had seen in these.
     """
     batch, end = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_ITER
-    if not images or images // batch == start_iter:
+    if images in (0, start_iter * batch):
         return
     epochs = (images + max(0, end - start_iter) * batch) / (epoch_length * batch)
     logging.getLogger(__name__).warning(

@@ -82,7 +82,7 @@ class Trainer(DefaultTrainer):
         """As in Detectron2; a checkpoint of another batch size is said to be one."""
         super().resume_or_load(resume)
         loader = self._trainer.data_loader
-        images = loader.batch_sampler.state_dict(0)["num_images"]
+        images = loader.batch_sampler.num_images_before
         warn_of_other_batches(self.cfg, loader.epoch_length, self.start_iter, images)
 
     def after_train(self):

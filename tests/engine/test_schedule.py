@@ -40,9 +40,10 @@ def test_numbers_of_lvis(caplog, batch, lr, warmup, epoch, steps, end):
 def test_without_the_keys_a_config_is_what_it_was():
     cfg = load_config("", [])
     assert resolve_schedule(cfg, 100) is cfg
-    constant = load_config("", ["SOLVER.MAX_EPOCHS", "3"])
+    short = ["SOLVER.MAX_EPOCHS", "3", "SOLVER.WARMUP_ITERS", "20"]
+    constant = load_config("", short)
     assert resolve_schedule(constant, 100).SOLVER.STEPS == ()  # not the 30000 of Detectron2
-    halves = load_config("", ["SOLVER.MAX_EPOCHS", "3", "SOLVER.STEPS_EPOCHS", "[0.5, 2.5]"])
+    halves = load_config("", [*short, "SOLVER.STEPS_EPOCHS", "[0.5, 2.5]"])
     assert resolve_schedule(halves, 100).SOLVER.STEPS == (50, 250)
 
 
@@ -57,12 +58,33 @@ def test_without_the_keys_a_config_is_what_it_was():
         (["MAX_EPOCHS", "12", "STEPS_EPOCHS", "[0]"], ["[0]", "above 0"]),
         (["MAX_EPOCHS", "12", "STEPS_EPOCHS", "['8']"], ["['8']", "numbers"]),
         (["REFERENCE_BATCH_SIZE", "16", "REFERENCE_WORLD_SIZE", "8"], ["REFERENCE_WORLD_SIZE 8"]),
+        (["LR_SCHEDULER_NAME", "WarmupCosine"], ["mean 'WarmupCosineLR'", "WarmupMultiStepLR"]),
+        (["NESTEROV", "True", "MOMENTUM", "0.0"], ["NESTEROV", "MOMENTUM 0.0"]),
     ],
 )
 def test_bad_values_get_one_sentence(opts, parts):
-    opts = [f"SOLVER.{opt}" if opt[0].isupper() else opt for opt in opts]
+    opts = [opt if i % 2 else f"SOLVER.{opt}" for i, opt in enumerate(opts)]
     with pytest.raises(InputError) as info:
         load_config("", opts)
+    assert all(part in str(info.value) for part in parts) and "\n" not in str(info.value)
+
+
+@pytest.mark.parametrize(
+    "epoch_length, steps, warmup, parts",
+    [
+        (100, "[2]", 400, ["400 iterations, and the first of the steps is at iteration 200"]),
+        (100, "[]", 300, ["the end of the run is at iteration 300", "WARMUP_ITERS"]),
+        (3, "[0.1, 0.2]", 0, ["the iterations 0, 1 of 9", "differ"]),
+        (2, "[2.9]", 0, ["the iterations 6 of 6"]),
+    ],
+)
+def test_schedules_that_a_small_set_is_too_short_for(epoch_length, steps, warmup, parts):
+    opts = {"MAX_EPOCHS": "3", "STEPS_EPOCHS": steps, "WARMUP_ITERS": str(warmup)}
+    cfg = load_config(
+        "", [part for key, value in opts.items() for part in (f"SOLVER.{key}", value)]
+    )
+    with pytest.raises(InputError) as info:
+        resolve_schedule(cfg, epoch_length)
     assert all(part in str(info.value) for part in parts) and "\n" not in str(info.value)
 
 
@@ -70,20 +92,19 @@ def trainer(cfg, tmp_path, batch=4):
     cfg = cfg.clone()
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("digits_lt_train",), ()
     cfg.OUTPUT_DIR = str(tmp_path)
-    cfg.SOLVER.MAX_EPOCHS, cfg.SOLVER.STEPS_EPOCHS = 1, [0.5]
+    cfg.SOLVER.MAX_EPOCHS, cfg.SOLVER.STEPS_EPOCHS = 1, [0.9]
     cfg.SOLVER.REFERENCE_BATCH_SIZE, cfg.SOLVER.IMS_PER_BATCH = 8, batch
     return Trainer(cfg)
 
 
 def test_a_run_has_the_length_and_the_rates_of_its_epochs(cfg, digits, tmp_path):
     run = trainer(cfg, tmp_path)  # 24 images
-    assert (run.max_iter, run.cfg.SOLVER.STEPS, run.cfg.SOLVER.WARMUP_ITERS) == (6, (3,), 4)
+    assert (run.max_iter, run.cfg.SOLVER.STEPS, run.cfg.SOLVER.WARMUP_ITERS) == (6, (5,), 4)
     rates = []
     for _ in range(6):
         rates.append(run.optimizer.param_groups[0]["lr"])
         run.optimizer.step(), run.scheduler.step()
-    # The warm-up ends at the rate of its last iteration, which is behind the drop here
-    assert rates[4:] == pytest.approx([0.01 * 4 / 8 * 0.1] * 2)
+    assert rates[4:] == pytest.approx([0.01 * 4 / 8, 0.01 * 4 / 8 * 0.1])
 
 
 def test_resuming_with_another_batch_size_is_said(cfg, digits, tmp_path, caplog):
