@@ -1,5 +1,6 @@
 # make demo: set up, then train and evaluate a detector on the embedded data set, and report on it
-# make test: set up, then run the tests
+# make test: set up, then run the tests; one config of each family is trained
+# make test-all: run the tests, then train every config; before a change of configs or modeling lands
 # DETECTRON2=<pip requirement> takes Detectron2 from elsewhere, for example
 #   make setup DETECTRON2='git+https://github.com/facebookresearch/detectron2.git@<commit>'
 
@@ -16,7 +17,7 @@ READY := $(VENV)/.ready-$(firstword $(shell printf %s '$(DETECTRON2)' | cksum))
 # Raised by Detectron2 and fvcore when they are imported; nothing a user of this project can mend
 export PYTHONWARNINGS := ignore::FutureWarning:torch.jit._script,ignore::UserWarning:detectron2.model_zoo.model_zoo
 
-.PHONY: setup demo test lint format clean
+.PHONY: setup demo test test-all lint format clean
 
 setup: $(READY)
 
@@ -24,7 +25,7 @@ $(READY): setup.py $(wildcard requirements/*)
 	@sh requirements/make_venv.sh $(VENV)
 	@rm -f $(VENV)/.ready-* && touch $(VENV)/.unfinished
 	$(INSTALL) torch
-	$(INSTALL) project demo,dev,detectron2
+	$(INSTALL) project demo,dev,detectron2,swin
 	$(INSTALL) detectron2 '$(DETECTRON2)'
 	$(PY) -W ignore -c 'import torch, torchvision, igam_d2.engine; print("ready: torch", torch.__version__)'
 	@rm $(VENV)/.unfinished && touch $@
@@ -36,6 +37,9 @@ demo: setup
 
 test: setup
 	$(PY) -m pytest
+
+test-all: test
+	$(PY) -m pytest -m all_configs -vv
 
 lint: setup
 	$(VENV)/bin/ruff check .

@@ -29,7 +29,7 @@ setup(
         "hotcoco>=1.3",  # LVIS metrics in seconds, on any numpy
         "matplotlib",  # the pictures
         "pillow",
-        "scipy",  # correlations; wheels on every platform
+        "scipy",  # correlations, DETR's assignment; wheels on every platform
         "tabulate",  # the tables
     ],
     extras_require={
