@@ -7,7 +7,8 @@ from detectron2.config import CfgNode, get_cfg
 
 from igam_d2.config import add_igam_config
 
-torch.set_num_threads(2)
+# Several at a time wait for each other where the machine has other work: ten times slower
+torch.set_num_threads(1)
 
 
 @pytest.fixture

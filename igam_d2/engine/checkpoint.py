@@ -2,14 +2,16 @@
 
 import logging
 import math
+import os
 import pickle
 import zipfile
+from http.client import HTTPException
 from pathlib import Path
+from urllib.parse import urlparse
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
-from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import log_first_n
 
 from ..errors import InputError, TransientError
@@ -22,6 +24,7 @@ from .published_weights import from_published
 __all__ = ["Checkpointer"]
 
 _KINDS = "igam_d2/classifiers"  # key of a checkpoint
+_WHERE = "it must be the path of a file, or a URL with https://, http:// or detectron2://"
 
 
 class Checkpointer(DetectionCheckpointer):
@@ -55,10 +58,9 @@ class Checkpointer(DetectionCheckpointer):
             write_whole(path, lambda f: torch.save(data, f))
             self.tag_last_checkpoint(path.name)
         except (OSError, RuntimeError) as error:  # torch makes the latter of a disk that is full
-            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
             raise TransientError(
-                f"The checkpoint {str(path)!r} could not be written ({reason}); those before it "
-                "are kept: make room and resume."
+                f"The checkpoint {str(path)!r} could not be written ({_reason(error)}); those "
+                "before it are kept: make room and resume."
             ) from error
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
@@ -110,12 +112,31 @@ class Checkpointer(DetectionCheckpointer):
                 f"{type(self._second_stage).__name__} trains over a detector that is trained "
                 "already and frozen: name its weights in MODEL.WEIGHTS."
             )
-        if path and "://" not in path and not PathManager.isfile(path):
-            raise InputError(f"There is no checkpoint at {path!r} (MODEL.WEIGHTS).")
         self._path = path
         # `resume_or_load` names no checkpointables when it resumes, and an empty list otherwise.
         self._must_fit = self._exact or checkpointables is None
-        return super().load(path, checkpointables)
+        return super().load(self._local(path) if path else path, checkpointables)
+
+    def _local(self, path: str) -> str:
+        """The file of `path`, downloaded if need be: in each process, of which those on one machine
+        wait for the first. Detectron2's query (`?matching_heuristics=True`) stays behind it.
+        """
+        try:
+            url = urlparse(path)
+            local = self.path_manager.get_local_path(url._replace(query="").geturl())
+        except (OSError, HTTPException) as error:
+            raise TransientError(
+                f"The weights {path!r} could not be downloaded ({_reason(error)}); try again, or "
+                "download it and name the file in MODEL.WEIGHTS."
+            ) from error
+        except ValueError as error:
+            raise InputError(
+                f"MODEL.WEIGHTS is {path!r}, which is no URL ({_reason(error)}): {_WHERE}."
+            ) from error
+        if not os.path.isfile(local):
+            known = f": {_WHERE}" if url.scheme else ""
+            raise InputError(f"There is no checkpoint at {path!r} (MODEL.WEIGHTS){known}.")
+        return f"{local}?{url.query}" if url.query else local
 
     def _torch_load(self, f):
         try:
@@ -251,6 +272,13 @@ def _why_missing(key: str) -> str:
     if not key.endswith(".embedding.weight"):
         return ""
     return " (a detector without one, such as Detectron2's: MODEL.IGAM.EMBEDDING_DIM 0)"
+
+
+def _reason(error: Exception) -> str:
+    cause = getattr(error, "reason", None)  # of a URLError
+    if isinstance(cause, OSError):
+        error = cause
+    return getattr(error, "strerror", None) or " ".join(str(error).split())
 
 
 def _iteration(path: Path) -> float:

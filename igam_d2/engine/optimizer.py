@@ -33,11 +33,8 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
         optimizer = AdamW(groups, betas=(0.9, 0.999), **options)
     else:
         optimizer = SGD(groups, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV, **options)
-        if solver.FUSED and solver.MOMENTUM:
-            # PyTorch makes them in the first step, uninitialised, and so they stay where a
-            # gradient scaler skips that step; from zero the first step is the same.
-            for p in (p for group in optimizer.param_groups for p in group["params"]):
-                optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        _fill_momentum(optimizer)
+        optimizer.register_load_state_dict_post_hook(_fill_momentum)
     optimizer.register_load_state_dict_pre_hook(_fit_groups)
     optimizer.register_load_state_dict_post_hook(_fit_memory_format)
     return optimizer
@@ -87,6 +84,18 @@ def _fit_groups(optimizer: Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
 def _describe(groups: list[dict[str, Any]]) -> str:
     sizes = " + ".join(str(len(group["params"])) for group in groups)
     return f"{'AdamW' if 'betas' in groups[0] else 'SGD'} over {sizes} parameters"
+
+
+def _fill_momentum(optimizer: SGD) -> None:
+    """Zeros in the place of momentum that is not there, also after loading, for the fused kernel.
+
+    PyTorch makes it in the first step, uninitialised, and so it stays where a gradient scaler skips
+    that step; from zero the first step is the same.
+    """
+    for group in optimizer.param_groups:
+        for p in group["params"] if group["fused"] and group["momentum"] else ():
+            if optimizer.state[p].get("momentum_buffer") is None:
+                optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
 
 
 def _fit_memory_format(optimizer: Optimizer) -> None:

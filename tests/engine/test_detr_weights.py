@@ -143,6 +143,37 @@ def test_another_number_of_queries_starts_anew_with_a_warning(
     assert "query_embed.weight has shape (7, 16) there and (10, 16)" in message
 
 
+SWIN = ["MODEL.BACKBONE.NAME", "build_swin_backbone", "MODEL.SWIN.OUT_FEATURES", ["p3"]]
+SWIN += ["MODEL.DETR.IN_FEATURE", "p3", "MODEL.SWIN.DROP_PATH_RATE", 0.0]
+
+
+@pytest.mark.parametrize("names", [dict, detectron2_names])
+@pytest.mark.parametrize(
+    "opts, message",
+    [
+        (["MODEL.RESNETS.DEPTH", 101], r"another ResNet .*: set MODEL\.RESNETS\.DEPTH to theirs"),
+        (["MODEL.RESNETS.STRIDE_IN_1X1", True], r"set MODEL\.RESNETS\.STRIDE_IN_1X1 to False"),
+        (SWIN, r"a DETR over a ResNet, .*: set MODEL\.BACKBONE\.NAME to build_resnet_backbone"),
+    ],
+)
+def test_another_backbone_is_refused(model_of, published, tmp_path, names, opts, message):
+    with pytest.raises(InputError, match=rf"r50\.pth' do not fit: .*{message}"):
+        load(model_of(*opts), names(published), tmp_path)
+
+
+def test_another_meta_architecture_is_refused(cfg, published, tmp_path):
+    with pytest.raises(InputError, match=r"which this model is not: set MODEL\.META_ARCHITECTURE"):
+        load(build_model(cfg), published, tmp_path)
+
+
+def test_the_backbone_may_be_under_a_pyramid(model_of, published, tmp_path):
+    fpn = ["MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone", "MODEL.FPN.IN_FEATURES", ["res5"]]
+    model = model_of(*fpn, "MODEL.DETR.IN_FEATURE", "p5")
+    load(model, published, tmp_path)
+    own = model.backbone.bottom_up.res5[2].conv3.weight
+    assert torch.equal(own, published["backbone.0.body.layer4.2.conv3.weight"])
+
+
 def test_without_a_classifier_they_are_not_evaluated(model_of, published, tmp_path):
     with pytest.raises(InputError, match=r"classifier\.\S+ is not in it"):
         load(model_of(), published, tmp_path, exact=True)

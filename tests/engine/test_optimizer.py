@@ -149,6 +149,25 @@ def test_switches_may_change_when_a_run_is_resumed(cfg, model, kind, before):
     assert_same(whole, second)
 
 
+@pytest.mark.parametrize("before", [True, False])
+def test_fused_momentum_that_is_not_in_what_is_resumed_is_zero(cfg, model, before):
+    """That of a parameter without a gradient yet; a scaler skips the step that would make it."""
+    cfg = config(cfg, WEIGHT_DECAY=0.1)
+    saved = build_optimizer(config(cfg, FUSED=before), copy.deepcopy(model)).state_dict()
+    saved["state"].pop(0, None)
+    resumed, plain = copy.deepcopy(model), model
+    train(plain, build_optimizer(cfg, plain), range(1, STEPS))
+    optimizer = build_optimizer(config(cfg, FUSED=True), resumed)
+    torch.use_deterministic_algorithms(True)  # memory that nobody wrote to is NaN
+    try:
+        optimizer.load_state_dict(saved)
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+        train(resumed, optimizer, scaler=scaler, overflow_in=0)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert_same(plain, resumed)
+
+
 @pytest.mark.parametrize("solver", [{"OPTIMIZER": "AdamW"}, {"BACKBONE_LR_FACTOR": 0.1}])
 def test_state_of_another_optimizer_is_refused(cfg, model, solver):
     saved = build_optimizer(cfg, model).state_dict()

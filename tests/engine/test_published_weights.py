@@ -1,15 +1,19 @@
-"""Swin's ImageNet weights, in files with the names and shapes of the published ones."""
+"""Swin's ImageNet weights, in files with the names and shapes of the published ones; and URLs."""
 
 import logging
+from http.client import RemoteDisconnected
+from unittest.mock import Mock
+from urllib.error import HTTPError, URLError
 
 import pytest
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
+from tiny_detr import tiny_detr
 from torch import nn
 
 from igam_d2.engine import Checkpointer
-from igam_d2.errors import InputError
+from igam_d2.errors import InputError, TransientError
 from igam_d2.modeling.backbone import SwinTransformer
 
 SWIN_T = {"width": 96, "depths": (2, 2, 6, 2), "heads": (3, 6, 12, 24)}
@@ -110,6 +114,21 @@ def test_stages_that_are_not_there_are_left_out(swin, tmp_path, caplog):
     assert not [m for m in caplog.messages if "not used by the model" in m]
 
 
+def test_swin_t_goes_into_detr(cfg, tmp_path, caplog):
+    names = ["MODEL.BACKBONE.NAME", "build_swin_backbone", "MODEL.SWIN.OUT_FEATURES", ["p3"]]
+    names += ["MODEL.DETR.IN_FEATURE", "p3", "MODEL.SWIN.DROP_PATH_RATE", 0.0]
+    state = published(**SWIN_T)
+    with caplog.at_level(logging.INFO):
+        after, before = load(tiny_detr(cfg, *names), tmp_path, state)
+    own = {name.removeprefix("backbone."): v for name, v in after.items() if "backbone." in name}
+    assert own.keys() - state.keys() == {"norm3.weight", "norm3.bias"} and len(own) == 181 + 2
+    for name, value in own.items():
+        expected = state[name] if name in state else before[f"backbone.{name}"]
+        torch.testing.assert_close(value, expected, msg=name)
+    assert "RGB images normalised as in torchvision: 181 of 190 go into backbone," in caplog.text
+    assert not [m for m in caplog.messages if "not used by the model" in m]
+
+
 @pytest.fixture(scope="module")
 def swin_t():
     return SwinTransformer(drop_path_rate=0.0)
@@ -154,3 +173,61 @@ def test_weights_of_a_run_are_left_alone(swin, tmp_path):
     after, _ = load(swin, tmp_path, own)
     for name, value in own.items():
         torch.testing.assert_close(after[name], value, equal_nan=True)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.mark.parametrize(
+    "error, reason",
+    [
+        (URLError(TimeoutError(110, "Connection timed out")), "Connection timed out"),
+        (HTTPError("", 503, "Service Unavailable", {}, None), "HTTP Error 503: Service Unavail"),
+        (RemoteDisconnected("Remote end closed connection"), "Remote end closed connection"),
+        (None, ""),  # as it comes, with a network or without one
+    ],
+)
+@pytest.mark.parametrize("url", ["https://nonexistent.invalid/x.pth", "detectron2://no/x.pkl"])
+def test_a_download_that_fails_ends_in_a_sentence(cache, monkeypatch, url, error, reason):
+    if error is not None:
+        monkeypatch.setattr("urllib.request.urlretrieve", Mock(side_effect=error))
+    elif url.startswith("detectron2"):
+        return  # would ask Detectron2's server
+    with pytest.raises(TransientError) as info:
+        Checkpointer(nn.Linear(2, 1)).load(url, checkpointables=[])
+    message = str(info.value)
+    assert message.startswith(f"The weights {url!r} could not be downloaded ({reason}")
+    assert message.endswith("download it and name the file in MODEL.WEIGHTS.")
+    assert "()" not in message and "\n" not in message and "urlopen" not in message
+
+
+def test_weights_are_downloaded_once(cache, monkeypatch):
+    """Also with Detectron2's query behind the URL, which is no part of the file's name."""
+
+    def retrieve(url, filename, **kwargs):
+        asked.append(url)
+        torch.save({"weight": torch.ones(1, 2), "bias": torch.ones(1)}, filename)
+        return filename, None
+
+    asked = []
+    monkeypatch.setattr("urllib.request.urlretrieve", retrieve)
+    for query in ("", "?matching_heuristics=True"):
+        layer = nn.Linear(2, 1)
+        Checkpointer(layer).load(f"https://nonexistent.invalid/a/x.pth{query}", [])
+        assert (layer.weight == 1).all()
+    assert asked == ["https://nonexistent.invalid/a/x.pth"] and (cache / "a/x.pth").is_file()
+
+
+@pytest.mark.parametrize("name", ["file://{path}", "s3x://bucket/x.pth", "https://[x.pth"])
+def test_urls_that_are_not_read_are_refused(tmp_path, name):
+    """A file's URL too, which iopath does not read."""
+    path = tmp_path / "x.pth"
+    torch.save(nn.Linear(2, 1).state_dict(), path)
+    url = name.format(path=path)
+    with pytest.raises(InputError) as info:
+        Checkpointer(nn.Linear(2, 1)).load(url, checkpointables=[])
+    message = str(info.value)
+    assert repr(url) in message and "must be the path of a file, or a URL with https:" in message

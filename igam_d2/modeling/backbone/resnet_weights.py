@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...errors import InputError
 
-__all__ = ["is_published_resnet", "published_resnet", "resnet_name"]
+__all__ = ["fitting_resnet", "is_published_resnet", "published_resnet", "resnet_name"]
 
 
 def is_published_resnet(state: Mapping[str, Tensor]) -> bool:
@@ -22,14 +22,22 @@ def published_resnet(model: ResNet, state: Mapping[str, Tensor]) -> dict[str, Te
     The weights are of RGB images.
 
     Raises:
+        InputError: as :func:`fitting_resnet`.
+    """
+    return fitting_resnet(model, {resnet_name(key): value for key, value in state.items()})
+
+
+def fitting_resnet(model: ResNet, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What `model` takes of torchvision's weights that have the names of Detectron2's ResNet.
+
+    Raises:
         InputError: a ResNet of another depth or width, or with its strides in other layers, where
             the weights would fit and be wrong.
     """
     stages = tuple(f"{name}." for name in ("stem", *model.stage_names))
-    renamed = {resnet_name(key): value for key, value in state.items() if _is_used(key)}
-    renamed = {key: value for key, value in renamed.items() if key.startswith(stages)}
+    used = {key: v for key, v in state.items() if _is_used(key) and key.startswith(stages)}
     own = {key: v.shape for key, v in model.state_dict().items() if _is_used(key)}
-    found = {key: value.shape for key, value in renamed.items()}
+    found = {key: v.shape for key, v in used.items()}
     if differing := sorted({key for key, _ in own.items() ^ found.items()}):
         raise InputError(
             f"they are of another ResNet than this model's ({differing[0]} is not the same in "
@@ -42,7 +50,7 @@ def published_resnet(model: ResNet, state: Mapping[str, Tensor]) -> dict[str, Te
             "they are torchvision's, whose strides are in the 3 x 3 convolutions: set "
             "MODEL.RESNETS.STRIDE_IN_1X1 to False"
         )
-    return renamed
+    return used
 
 
 def _is_used(name: str) -> bool:
