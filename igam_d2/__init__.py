@@ -21,7 +21,10 @@ except ModuleNotFoundError as error:
     )
     __all__ = []
 else:
-    from . import data, engine, evaluation, modeling
-    from .config import add_igam_config, load_config
+    with warnings.catch_warnings():
+        # Raised by Detectron2 and fvcore when they are imported; nothing a user can mend
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.jit\._script")
+        from . import data, engine, evaluation, modeling
+        from .config import add_igam_config, load_config
 
     __all__ = ["add_igam_config", "data", "engine", "evaluation", "load_config", "modeling"]

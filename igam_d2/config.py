@@ -10,7 +10,7 @@ from detectron2.config import get_cfg
 from detectron2.utils.file_io import PathManager
 
 from .config_checks import LVIS_BACKENDS, check_config
-from .data.own_data import register_datasets
+from .data.own_data import EXAMPLE, register_datasets
 from .errors import InputError, closest
 from .losses import CLS_LOSS_REGISTRY
 from .losses.base import loss_defaults
@@ -194,6 +194,8 @@ def _keys(node: CN, prefix: str = "") -> list[str]:
 def _explain(cfg: CN, error: Exception) -> str:
     """One sentence for what yacs raised while merging."""
     text = str(error.args[0]) if error.args else str(error)
+    if text.endswith("config key: DATASETS.REGISTER"):
+        return f"DATASETS.REGISTER must be a list: begin each entry with '- ', as - {EXAMPLE}."
     if missing := re.search(r"Non-existent (?:config )?key: (\S+)", text):
         key = missing[1].rstrip(".")
         return f"there is no key {key}{closest(key, _keys(cfg))}."

@@ -123,10 +123,20 @@ def test_bad_files_get_one_sentence(tmp_path):
         ("_BASE_: missing.yaml", "missing.yaml"),
         ("MODEL: {IGAM: [", "not plain YAML"),
         ("just words", "mapping"),
+        (
+            "DATASETS: {REGISTER: {name: a, json: b, image_root: c, format: coco}}",
+            "DATASETS.REGISTER must be a list: begin each entry with '- ', as - {name: tools_train",
+        ),
     ):
         file.write_text(text)
         message = refused([], file)
         assert part in message and "\n" not in message and "c.yaml" in message, message
+
+
+def test_a_name_in_other_letters_is_recognized():
+    entry = "[{'name': 'a', 'json': 'b', 'image_root': 'c', 'format': 'COCO'}]"
+    assert "is 'COCO' (did you mean 'coco'?)" in refused(["DATASETS.REGISTER", entry])
+    assert "did you mean 'SOLVER.BASE_LR'?" in refused(["solver.base_lr", "1.0"])
 
 
 def test_yaml_cannot_run_code(tmp_path):

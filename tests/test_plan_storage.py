@@ -117,8 +117,8 @@ def test_sizes_of_zero_or_below(plan, capsys):
             options = [f"--{key.replace('_', '-')}={value}" for key, value in arguments.items()]
             with pytest.raises(SystemExit) as end:
                 plan(*options, f"--queue-length={length}")
-            assert end.value.code == f"error: {message}"
-            assert capsys.readouterr().out == ""
+            assert end.value.code == 2
+            assert capsys.readouterr() == ("", f"error: {message}\n")
 
 
 @pytest.mark.parametrize(
@@ -177,17 +177,40 @@ def test_digits_lt_by_its_name(digits_root, command):
     assert num_instances >= 59 and done.stdout == f"({num_instances}, 10)\n"
 
 
-def test_data_sets_that_cannot_be_counted(plan, annotations, tmp_path):
-    with pytest.raises(SystemExit, match=r"error: .*did you mean 'coco_2017_train'\?"):
-        plan("--dataset", "coco_2017_trian")
-    with pytest.raises(SystemExit, match=r"error: Annotation file '/nothing\.json' is missing"):
-        plan("--dataset", "/nothing.json")
+def test_data_sets_that_cannot_be_counted(plan, annotations, capsys):
+    for dataset, part in (
+        ("coco_2017_trian", "did you mean 'coco_2017_train'?"),
+        ("/nothing.json", "error: Annotation file '/nothing.json' is missing"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            plan("--dataset", dataset)
+        assert end.value.code == 2 and part in capsys.readouterr().err
     with pytest.raises(InputError, match=r"voc_2007_trainval.*could not be read"):
         count_instances("voc_2007_trainval")
     content = json.loads(annotations.read_text())
     annotations.write_text(json.dumps(content | {"annotations": content["annotations"][11:]}))
     with pytest.raises(InputError, match="0 annotated instances of 3 classes"):
         count_instances(str(annotations))
+
+
+def test_a_figure_that_cannot_be_written(command, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as end:
+        command.main(
+            ["--num-instances=9", "--num-classes=3", f"--output={tmp_path / 'file' / 'x.png'}"]
+        )
+    assert end.value.code == 2 and "x.png' cannot be written (" in capsys.readouterr().err
+
+
+def test_tools_begin_without_the_warnings_of_detectron2(annotations, tmp_path):
+    """As without make, whose PYTHONWARNINGS leave them out."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONWARNINGS"}
+    options = ["--dataset", annotations, "--output", tmp_path / "storage.png"]
+    done = subprocess.run(
+        [sys.executable, ROOT / "tools" / "plan_storage.py", *options],
+        env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stderr == ""
 
 
 def test_numbers_need_no_detectron2(tmp_path):

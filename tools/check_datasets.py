@@ -5,7 +5,7 @@
 
 Without a name: all sets that a config names. Folders are listed, and JSON files opened at their end
 alone: what a file of COCO-LT holds is for `python tools/prepare_coco_lt.py check`. The exit status
-is 0 if all is there.
+is 0 if all is there, 1 if something is missing, 2 if a name or the folder is wrong.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from igam_d2.data.dataset_tree import CONFIGURED, DATASET_TREES, Finding, check_tree, tree_of
-from igam_d2.errors import InputError
+from igam_d2.errors import InputError, one_line_errors
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -33,10 +33,10 @@ def main(argv: list[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
     root = Path(args.root).expanduser()
-    try:
+    with one_line_errors():
         trees = {name: tree_of(name) for name in args.name or CONFIGURED}
-    except InputError as error:
-        sys.exit(f"error: {error}")
+        if root.exists() and not root.is_dir():
+            raise InputError(f"--root is {str(root)!r}, a file: give the folder of all data sets.")
 
     print(f"below {root}{'' if root.is_dir() else ', which does not exist'}:")
     incomplete = []
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"\n{name}\n{table(findings)}")
         to_do = {f.place.how_to_get: None for f in findings if f.state != "ok"}  # each once
         for step in to_do:
-            print(f"  -> {step}")
+            print(f"  -> {step.format(root=root)}")
         if to_do:
             incomplete.append(name)
     if incomplete:

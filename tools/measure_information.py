@@ -34,7 +34,7 @@ from igam_d2.data import load_training_set
 from igam_d2.data.mapper import CheckedMapper, EvaluationImages, max_bad_images
 from igam_d2.engine import Checkpointer
 from igam_d2.engine.measure import DetectorMoments
-from igam_d2.errors import InputError, TransientError
+from igam_d2.errors import InputError, TransientError, one_line_errors, os_reason
 from igam_d2.files import strict, write_json, write_whole
 from igam_d2.functional import SHRINKAGES
 from igam_d2.report.information_table import as_csv, describe, read_results, summarize
@@ -42,12 +42,8 @@ from igam_d2.report.information_table import as_csv, describe, read_results, sum
 
 def main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(argv)
-    try:
+    with one_line_errors():
         measure(args, load_config(args.config_file, args.opts))
-    except (InputError, TransientError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        # As for an option that the parser refuses, where trying again does not help
-        sys.exit(2 if isinstance(error, InputError) else 1)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -168,8 +164,9 @@ def measure(args: argparse.Namespace, cfg: CfgNode) -> None:
         write_json(output, content)
         write_whole(output.with_suffix(".csv"), lambda f: f.write(as_csv(content).encode()))
     except OSError as error:
-        reason = error.strerror or error
-        raise TransientError(f"{str(output)!r} could not be written ({reason}).") from error
+        raise TransientError(
+            f"{str(output)!r} could not be written ({os_reason(error)})."
+        ) from error
     print(f"{output}\n{output.with_suffix('.csv')}")
 
 
@@ -177,8 +174,7 @@ def _make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        reason = error.strerror or error
-        raise InputError(f"Folder {str(path)!r} cannot be made ({reason}).") from error
+        raise InputError(f"Folder {str(path)!r} cannot be made ({os_reason(error)}).") from error
 
 
 def load_records(

@@ -10,13 +10,13 @@ it keeps.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import torch
 from tabulate import tabulate
 from torch import nn
 
+from igam_d2.errors import InputError, one_line_errors, os_reason
 from igam_d2.functional import optimal_queue_length, storage_ratio
 from igam_d2.moments import ClassMoments, EmbeddingQueue
 from igam_d2.report.storage_figure import draw_storage
@@ -41,9 +41,14 @@ def main(argv: list[str] | None = None) -> None:
         "--output", type=Path, default="output/storage.png", help="default: %(default)s"
     )
     args = parser.parse_args(argv)
-    n, k, dim, length = args.num_instances, args.num_classes, args.embedding_dim, args.queue_length
-    if any((number is None) == (args.dataset is None) for number in (n, k)):
+    if any((n is None) == (args.dataset is None) for n in (args.num_instances, args.num_classes)):
         parser.error("give either --dataset, or both --num-instances and --num-classes")
+    with one_line_errors():
+        plan(args)
+
+
+def plan(args: argparse.Namespace) -> None:
+    n, k, dim, length = args.num_instances, args.num_classes, args.embedding_dim, args.queue_length
     try:
         if args.dataset is not None:
             from igam_d2.data.instances import count_instances  # needs Detectron2
@@ -52,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
         best = optimal_queue_length(n, dim, k)
         storage_ratio(length, n, dim, k)  # refuses a bad length before anything is printed
     except ValueError as error:
-        sys.exit(f"error: {error}")
+        raise InputError(str(error)) from error
 
     everything = 4 * n * dim
     moments, embedding = bytes_of_moments(k, dim), bytes_of_queue(1, dim)
@@ -79,17 +84,22 @@ def main(argv: list[str] | None = None) -> None:
         room = (everything - moments) // embedding
         shorter = f"one of at most {room:,} does not" if room > 0 else "so does any other"
         print(f"With a queue of {length:,} it needs more than all embeddings take; {shorter}.")
-    figure = draw_storage(
-        args.output,
-        num_instances=n,
-        num_classes=k,
-        embedding_dim=dim,
-        queue_length=length,
-        optimal_length=best,
-        everything=everything,
-        paper=paper,
-        ours=ours,
-    )
+    try:
+        figure = draw_storage(
+            args.output,
+            num_instances=n,
+            num_classes=k,
+            embedding_dim=dim,
+            queue_length=length,
+            optimal_length=best,
+            everything=everything,
+            paper=paper,
+            ours=ours,
+        )
+    except OSError as error:
+        raise InputError(
+            f"--output {str(args.output)!r} cannot be written ({os_reason(error)})."
+        ) from error
     print(figure)
 
 

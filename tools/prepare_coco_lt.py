@@ -4,7 +4,8 @@
     python tools/prepare_coco_lt.py check [FILE]
     python tools/prepare_coco_lt.py rebuild [--seed N] [--source FILE] [--output FILE]
 
-`check` compares classes, images, instances and group sizes; the exit status is 0 if all agree.
+`check` compares classes, images, instances and group sizes; the exit status is 0 if all
+agree, 1 if not, 2 if there is no such file.
 `rebuild` draws from COCO's instances_train2017.json, in about a minute and 4 GB. What it writes is
 not SimCal's set, has another name and says so.
 """
@@ -25,8 +26,8 @@ from igam_d2.data.coco_lt import (
     differences,
     quantities,
 )
-from igam_d2.data.coco_lt_rebuild import rebuild_file
-from igam_d2.errors import InputError
+from igam_d2.data.coco_lt_file import rebuild_file
+from igam_d2.errors import InputError, one_line_errors
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -51,14 +52,12 @@ def main(argv: list[str] | None = None) -> None:
         )
     args = parser.parse_args(argv)
     root = args.root.expanduser()
-    try:
+    with one_line_errors():
         if args.command == "check":
             run_check(args.file or coco_lt_path(ORIGINAL, root))
         else:
             source = args.source or root / "coco" / "annotations" / "instances_train2017.json"
             run_rebuild(source, args.output or coco_lt_path(REBUILT, root), args.seed)
-    except InputError as error:
-        sys.exit(f"error: {error}")
 
 
 def run_check(path: Path) -> None:
@@ -72,9 +71,9 @@ def run_check(path: Path) -> None:
     if summary.num_listed != summary.counts.images:
         without = summary.num_listed - summary.counts.images
         print(f"{without:,} more images have no annotation: training leaves them out.")
-    different = differences(summary)
+    different = differences(summary, name=path.name)
     if different:
-        raise InputError(f"{path} is not COCO-LT: it has {', '.join(different)}.")
+        sys.exit(f"error: {path} is not COCO-LT: it has {', '.join(different)}.")
     print(f"note: {summary.rebuilt}" if summary.rebuilt else f"{path} has the counts of COCO-LT.")
 
 

@@ -6,14 +6,13 @@ python tools/prepare_digits_lt.py [--root datasets] [--seed 0]
 import argparse
 import json
 import os
-import sys
 from collections import Counter
 
 from igam_d2.data.digits_lt import make_digits_lt
-from igam_d2.errors import InputError
+from igam_d2.errors import InputError, one_line_errors, os_reason
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--root",
@@ -21,11 +20,14 @@ def main() -> None:
         help="folder of all data sets (default: $DETECTRON2_DATASETS, or datasets)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
-    args = parser.parse_args()
-    try:
-        paths = make_digits_lt(args.root, seed=args.seed)
-    except InputError as error:
-        sys.exit(str(error))
+    args = parser.parse_args(argv)
+    with one_line_errors():
+        try:
+            paths = make_digits_lt(args.root, seed=args.seed)
+        except OSError as error:
+            raise InputError(
+                f"Nothing can be written to {args.root!r} ({os_reason(error)})."
+            ) from error
 
     train, val = (json.loads(paths[f"{split}_json"].read_text()) for split in ("train", "val"))
     val_instances = Counter(annotation["category_id"] for annotation in val["annotations"])

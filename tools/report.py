@@ -8,15 +8,14 @@ is report.html, which needs nothing beside it; figures/ has its figures as PNG a
 """
 
 import argparse
-import sys
 from pathlib import Path
 
-from igam_d2.errors import InputError
+from igam_d2.errors import one_line_errors
 from igam_d2.report.build_report import write_report
 from igam_d2.report.tables import metrics_text
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="OUTPUT_DIR of a run")
     parser.add_argument(
@@ -44,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     output = args.output or (
         args.runs[0] / "report" if len(args.runs) == 1 else Path("output") / "report"
     )
-    try:
+    with one_line_errors():
         path, runs = write_report(
             args.runs,
             output,
@@ -53,13 +52,9 @@ def main(argv: list[str] | None = None) -> int:
             task=args.task,
             max_rare=args.max_rare,
         )
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
     print(metrics_text(runs))
     print(path)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -166,26 +166,33 @@ def quantities(counts: Counts) -> dict[str, int]:
 
 
 def differences(
-    summary: Summary, expected: Counts = COCO_LT, classes: dict[int, str] = COCO_CLASSES
+    summary: Summary,
+    expected: Counts = COCO_LT,
+    classes: dict[int, str] = COCO_CLASSES,
+    *,
+    name: str = "",
 ) -> list[str]:
     """What a file has otherwise than expected, each in a few words; empty if all agrees.
 
     Args:
         classes: names by category id that the set must have, in the order of its test set.
+        name: of the file; a rebuilt set must not have that of SimCal's.
     """
     found, wanted = quantities(summary.counts), quantities(expected)
     different = [
-        f"{found[name]:,} {name} (not {value:,})"
-        for name, value in wanted.items()
-        if found[name] != value
+        f"{found[quantity]:,} {quantity} (not {value:,})"
+        for quantity, value in wanted.items()
+        if found[quantity] != value
     ]
+    if summary.rebuilt and name == ORIGINAL:
+        different.append("a note that it is rebuilt, but the name of SimCal's own file")
     # A class too many or too few would be named a second time
     if len(summary.names) == len(classes):
         theirs, ours = list(summary.names.items()), list(classes.items())
-        for (category, name), (our_category, our_name) in zip(theirs, ours, strict=True):
-            if (category, name) != (our_category, our_name):
+        for (number, theirs_is), (our_number, ours_is) in zip(theirs, ours, strict=True):
+            if (number, theirs_is) != (our_number, ours_is):
                 different.append(
-                    f"category {category} {name!r} (where COCO has {our_category} {our_name!r})"
+                    f"category {number} {theirs_is!r} (where COCO has {our_number} {ours_is!r})"
                 )
                 break
     return different

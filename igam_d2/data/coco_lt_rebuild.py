@@ -13,21 +13,14 @@ chosen here:
   vanish. Swaps of annotations of one class then bring the number of images to the one wanted.
 """
 
-import json
-import os
-import time
-from collections.abc import Callable
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 
 from ..errors import InputError
-from ..files import write_whole
-from .checks import check_annotation_file
-from .coco_lt import COCO_LT, Counts, Summary
+from .coco_lt import COCO_LT, Counts
 
-__all__ = ["class_targets", "draw", "rebuild", "rebuild_file"]
+__all__ = ["check_seed", "class_targets", "draw", "rebuild"]
 
 
 def class_targets(available: np.ndarray, counts: Counts = COCO_LT) -> np.ndarray:
@@ -199,6 +192,15 @@ def _swap(comes: int, goes: int, kept, on_image, image) -> None:
     on_image[image[goes]] -= 1
 
 
+def check_seed(seed: int) -> None:
+    """
+    Raises:
+        InputError: it is none.
+    """
+    if not 0 <= seed < 2**32:
+        raise InputError(f"The seed is {seed}: it must be from 0 to {2**32 - 1}.")
+
+
 def rebuild(content: dict, *, seed: int, counts: Counts = COCO_LT, source: str = "") -> dict:
     """The part of an annotation file in COCO's format that is drawn by `seed`.
 
@@ -211,8 +213,7 @@ def rebuild(content: dict, *, seed: int, counts: Counts = COCO_LT, source: str =
     Raises:
         InputError: as :func:`class_targets`, ids that are not unique, or a seed that is none.
     """
-    if not 0 <= seed < 2**32:
-        raise InputError(f"The seed is {seed}: it must be from 0 to {2**32 - 1}.")
+    check_seed(seed)
     images = sorted(content["images"], key=lambda record: record["id"])
     annotations = sorted(content["annotations"], key=lambda record: record["id"])
     categories = sorted(content["categories"], key=lambda record: record["id"])
@@ -245,57 +246,3 @@ def rebuild(content: dict, *, seed: int, counts: Counts = COCO_LT, source: str =
         "annotations": [annotations[i] for i in np.flatnonzero(kept)],
         "categories": categories,
     }
-
-
-def rebuild_file(
-    source: str | os.PathLike[str],
-    output: str | os.PathLike[str],
-    *,
-    seed: int,
-    counts: Counts = COCO_LT,
-    progress: Callable[[str], object] = print,
-) -> Summary:
-    """Reads a file, and writes the part of it that :func:`rebuild` draws.
-
-    Args:
-        source: COCO's ``instances_train2017.json``.
-        output: replaced when all of it is on the disk.
-        progress: is told what is being done, a line at a time.
-
-    Raises:
-        InputError: a source that is missing or another file.
-    """
-    source, output = Path(source), Path(output)
-    if source.is_file():
-        size = source.stat().st_size
-        progress(f"reading {source}: {size / 1e6:,.0f} MB, about {size / 25e6:.0f} s")
-    content = check_annotation_file(str(source))
-    progress(f"drawing from {len(content['annotations']):,} annotations: a few seconds")
-    try:
-        result = rebuild(content, seed=seed, counts=counts, source=source.name)
-    except InputError as error:
-        raise InputError(f"{str(source)!r} cannot be drawn from. {error}") from error
-    output.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(output, lambda f: _write(result, f, progress, f"writing {output}"))
-    return Summary.of_content(result, counts.bounds)
-
-
-def _write(content: dict, f, progress: Callable[[str], object], what: str) -> None:
-    """One record at a time, so that the text is not a second copy in memory."""
-    start, done = time.monotonic(), 0
-    total = len(content["images"]) + len(content["annotations"])
-    step = -(-total // 5) or 1
-    for number, (part, value) in enumerate(content.items()):
-        f.write(f"{'{' if number == 0 else ', '}{json.dumps(part)}: ".encode())
-        if part not in ("images", "annotations"):
-            f.write(json.dumps(value).encode())
-            continue
-        f.write(b"[")
-        for index, record in enumerate(value):
-            f.write((", " if index else "").encode() + json.dumps(record).encode())
-            done += 1
-            if done % step == 0 and done < total:
-                left = (time.monotonic() - start) * (total - done) / done
-                progress(f"{what}: {done / total:.0%}, {left:.0f} s left")
-        f.write(b"]")
-    f.write(b"}\n")

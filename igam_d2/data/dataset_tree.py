@@ -11,17 +11,20 @@ from .digits_lt import NUM_TRAIN_IMAGES, NUM_VAL_IMAGES
 
 __all__ = ["CONFIGURED", "DATASET_TREES", "Finding", "Place", "check_tree", "tree_of"]
 
-COCO_ZIPS = "unpack http://images.cocodataset.org/zips/{}.zip in coco/"
+COCO_ZIPS = "unpack http://images.cocodataset.org/zips/{}.zip in {{root}}/coco/"
 COCO_TRAIN = COCO_ZIPS.format("train2017")
 COCO_VAL = COCO_ZIPS.format("val2017")
-COCO_JSON = "unpack http://images.cocodataset.org/annotations/annotations_trainval2017.zip in coco/"
-LVIS = "unpack {}.json.zip of https://www.lvisdataset.org/dataset in lvis/"
-DIGITS = "python tools/prepare_digits_lt.py"
+COCO_JSON = (
+    "unpack http://images.cocodataset.org/annotations/annotations_trainval2017.zip in {root}/coco/"
+)
+LVIS = "unpack {}.json.zip of https://www.lvisdataset.org/dataset in {{root}}/lvis/"
+DIGITS = "python tools/prepare_digits_lt.py --root {root}"
+REBUILD = "python tools/prepare_coco_lt.py rebuild --root {root}"
 SIMCAL = (
     f"put {ORIGINAL}, which the README of https://github.com/twangnh/SimCal links, in "
-    "coco_lt/; where it cannot be had: python tools/prepare_coco_lt.py rebuild"
+    f"{{root}}/coco_lt/; where it cannot be had: {REBUILD}"
 )
-VOC = "unpack {} of http://host.robots.ox.ac.uk/pascal/VOC/ and move VOCdevkit/{} here"
+VOC = "unpack {} of http://host.robots.ox.ac.uk/pascal/VOC/ and move VOCdevkit/{} to {{root}}/"
 VOC_2007 = VOC.format("VOCtrainval_06-Nov-2007.tar and VOCtest_06-Nov-2007.tar", "VOC2007")
 VOC_2012 = VOC.format("VOCtrainval_11-May-2012.tar", "VOC2012")
 
@@ -32,7 +35,7 @@ class Place:
 
     Attributes:
         path: below the folder of all data sets.
-        how_to_get: what to do where it is missing.
+        how_to_get: what to do where it is missing; {root} is the folder of all data sets.
         expected: files in the folder, or lines of a list; None for a JSON file.
         suffix: of the files that are counted in a folder; "" for a file.
         lists: files below the folder of all data sets that name, without suffix, the files that are
@@ -84,7 +87,7 @@ DATASET_TREES: dict[str, tuple[Place, ...]] = {
         _VAL_IMAGES,
     ),
     "coco_lt_rebuilt": (
-        Place(f"coco_lt/{REBUILT}", "python tools/prepare_coco_lt.py rebuild"),
+        Place(f"coco_lt/{REBUILT}", REBUILD),
         Place("coco/annotations/instances_train2017.json", COCO_JSON),
         Place("coco/annotations/instances_val2017.json", COCO_JSON),
         _TRAIN_IMAGES,

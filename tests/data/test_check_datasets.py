@@ -82,6 +82,9 @@ def test_an_empty_tree(command, capsys, tmp_path):
         "twangnh/SimCal",
         "VOCtest_06-Nov-2007",
         "lvis_v1_val.json.zip",
+        f"move VOCdevkit/VOC2007 to {tmp_path}/nothing/\n",
+        f"prepare_digits_lt.py --root {tmp_path}/nothing\n",
+        f"train2017.zip in {tmp_path}/nothing/coco/\n",
     ):
         assert source in output
 
@@ -110,5 +113,14 @@ def test_what_is_missing_or_not_whole(command, capsys, tmp_path, small):
     assert row(output, "VOC2012/ImageSets/Main/trainval.txt") == ["another", "list", "2", "5"]
     assert output.count("->") == 4  # train2017, LVIS's training file, and each year
 
-    _, status = check(command, capsys, "lvis", "--root", tmp_path)
-    assert status.startswith("error: There is no data set 'lvis' (did you mean 'lvis_v1'?)")
+
+def test_bad_input_ends_with_2(command, capsys, tmp_path):
+    (tmp_path / "file").touch()
+    for args, part in (
+        (("LVIS", "--root", tmp_path), "no data set 'LVIS' (did you mean 'lvis_v1'?)"),
+        (("voc", "--root", tmp_path / "file"), "file', a file: give the folder"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            command.main([*map(str, args)])
+        (line,) = capsys.readouterr().err.splitlines()
+        assert end.value.code == 2 and line.startswith("error: ") and part in line

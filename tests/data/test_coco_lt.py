@@ -3,6 +3,7 @@
 import copy
 import importlib.util
 import json
+import os
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +16,10 @@ from igam_d2.data import load_training_set
 from igam_d2.data.checks import check_registration
 from igam_d2.data.coco_lt import COCO_CLASSES, COCO_LT, ORIGINAL, REBUILT, Counts, Summary
 from igam_d2.data.coco_lt import differences as all_differences
-from igam_d2.data.coco_lt_rebuild import class_targets, rebuild, rebuild_file
+from igam_d2.data.coco_lt_file import rebuild_file
+from igam_d2.data.coco_lt_rebuild import class_targets, rebuild
 from igam_d2.data.register import register_coco_lt
-from igam_d2.errors import InputError
+from igam_d2.errors import InputError, TransientError
 from igam_d2.evaluation.coco import BOUNDS
 
 TOOL = Path(__file__).parents[2] / "tools" / "prepare_coco_lt.py"
@@ -136,7 +138,7 @@ def test_numbers_of_classes_for_coco_itself():
 
 
 def test_what_differs_is_named(source, tmp_path, command, capsys):
-    content = rebuild(source, seed=0, counts=SMALL)
+    content = copy.deepcopy(rebuild(source, seed=0, counts=SMALL))
     content["annotations"] = content["annotations"][1:]
     assert "248 instances (not 249)" in differences(content)
     content["categories"][2]["name"] = "kite"
@@ -153,11 +155,72 @@ def test_what_differs_is_named(source, tmp_path, command, capsys):
     assert "0 classes with 8,000 or more instances (not 20)." in message and "\n" not in message
     output = capsys.readouterr().out
     assert "666,493" in output and "more images have no annotation" in output
-    with pytest.raises(SystemExit, match=rf"{ORIGINAL} is missing: .*SimCal.*rebuild"):
+    with pytest.raises(SystemExit) as end:
         command.main(["check", "--root", str(tmp_path)])
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{ORIGINAL} is missing: " in line and "SimCal" in line and "rebuild" in line
 
 
-def test_sources_that_cannot_be_drawn_from(source, tmp_path, command):
+def test_a_rebuilt_file_under_the_name_of_simcal_is_refused(source, tmp_path, command, capsys):
+    content = rebuild(source, seed=0, counts=SMALL)
+    summary = Summary.of_content(content, SMALL.bounds)
+    assert all_differences(summary, SMALL, CLASSES, name=REBUILT) == []
+    (difference,) = all_differences(summary, SMALL, CLASSES, name=ORIGINAL)
+    assert "rebuilt" in difference
+    (tmp_path / ORIGINAL).write_text(json.dumps(content))
+    with pytest.raises(SystemExit, match="the name of SimCal's own file"):  # status 1
+        command.main(["check", str(tmp_path / ORIGINAL)])
+    assert "note: " not in capsys.readouterr().out
+
+
+def test_only_a_rebuilt_file_is_replaced(source, tmp_path):
+    origin, output = tmp_path / "instances_train2017.json", tmp_path / "new" / "out.json"
+    origin.write_text(json.dumps(source))
+
+    def run(target: Path, seed: int = 1, progress=lambda line: None, source=origin) -> None:
+        rebuild_file(source, target, seed=seed, counts=SMALL, progress=progress)
+
+    run(output)
+    first = output.read_bytes()
+    run(output, seed=2)
+    assert output.read_bytes() != first
+    os.link(origin, tmp_path / "link.json")
+    (tmp_path / "copy.json").write_bytes(origin.read_bytes())
+    (tmp_path / "cut.json").write_text('{"info": {"rebuilt": "')
+    (tmp_path / "inside.json").write_text('{"info": {"of": {"rebuilt": "x"}}, "rebuilt": "x"}')
+    for target, part in (
+        (origin, "is the source itself"),
+        (tmp_path / "new" / ".." / origin.name, "is the source itself"),
+        (tmp_path / "link.json", "is the source itself"),
+        *((tmp_path / f"{name}.json", "is not replaced") for name in ("copy", "cut", "inside")),
+        (tmp_path, "is not replaced"),
+        (origin / "out.json", "cannot be written (a part of the path is a file)"),
+        (origin / "folder" / "out.json", "cannot be written ("),
+    ):
+        before = target.read_bytes() if target.is_file() else b""
+        with pytest.raises(InputError) as info:  # before the file is read
+            run(target, progress=lambda line: pytest.fail(line))
+        assert part in str(info.value) and "cannot be drawn from" not in str(info.value)
+        assert not before or target.read_bytes() == before
+    with pytest.raises(InputError, match="itself"):
+        run(output, source=output)
+    with pytest.raises(InputError, match=r"^The seed is -1"):
+        run(output, seed=-1, progress=lambda line: pytest.fail(line))
+
+
+def test_a_full_disk_ends_in_one_sentence(source, tmp_path, monkeypatch):
+    (tmp_path / "in.json").write_text(json.dumps(source))
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(rebuild_file.__module__ + ".write_whole", full)
+    with pytest.raises(TransientError, match=r"out' could not be written \(No space left"):
+        rebuild_file(tmp_path / "in.json", tmp_path / "out", seed=0, counts=SMALL)
+
+
+def test_sources_that_cannot_be_drawn_from(source, tmp_path, command, capsys):
     path = tmp_path / "instances.json"
     path.write_text(json.dumps(source))
     for options, part in (
@@ -167,7 +230,9 @@ def test_sources_that_cannot_be_drawn_from(source, tmp_path, command):
     ):
         with pytest.raises(SystemExit) as end:
             command.main(["rebuild", "--source", str(path), *options, "--root", str(tmp_path)])
-        assert part in end.value.code
+        assert end.value.code == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: ") and part in line
     assert not (tmp_path / "coco_lt" / REBUILT).exists()
 
     def refused(content: dict, counts: Counts = SMALL) -> str:
@@ -201,7 +266,7 @@ def registered(tmp_path):
     register(None)
 
 
-def test_registration(registered, cfg):
+def test_registration(registered, cfg, caplog):
     register_coco_lt("/elsewhere")  # changes nothing
     val = MetadataCatalog.get("coco_2017_val")
     for name, file, hint in (
@@ -227,6 +292,10 @@ def test_registration(registered, cfg):
     path.write_text(json.dumps(content))
     cfg.DATASETS.TRAIN, cfg.MODEL.ROI_HEADS.NUM_CLASSES = ("coco_lt_train",), 80
     (record,) = load_training_set(cfg)
+    load_training_set(cfg)
+    (warning,) = [text for text in caplog.messages if "is not the whole COCO-LT" in text]  # once
+    assert "1 instances (not 666,493)" in warning
+    assert f"python tools/prepare_coco_lt.py check {path}" in warning
     assert record["annotations"][0]["category_id"] == 79
     assert record["file_name"] == str(registered / "coco" / "train2017" / "7.jpg")
 

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import runpy
 from collections import defaultdict
 from pathlib import Path
 
@@ -184,6 +185,16 @@ def test_missing_package_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "sklearn.datasets", None)
     with pytest.raises(InputError, match=r"pip install igam_d2\[demo\]"):
         make_digits_lt(tmp_path)
+
+
+@pytest.mark.parametrize("root", ["file", "file/below"])
+def test_a_folder_that_cannot_be_made_ends_with_2(root, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    command = runpy.run_path(str(Path(__file__).parents[2] / "tools" / "prepare_digits_lt.py"))
+    with pytest.raises(SystemExit) as end:
+        command["main"](["--root", str(tmp_path / root)])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert end.value.code == 2 and "(a part of the path is a file)" in line
 
 
 def test_loads_through_detectron2(root, splits):

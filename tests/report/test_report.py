@@ -246,12 +246,18 @@ def _load_command():
 
 def test_command(tmp_path, capsys, monkeypatch):
     command = _load_command()
-    assert command.main([str(tmp_path / "nothing"), str(tmp_path / "neither")]) == 2
+
+    def refused(*args: object) -> None:
+        with pytest.raises(SystemExit) as end:
+            command.main([*map(str, args)])
+        assert end.value.code == 2
+
+    refused(tmp_path / "nothing", tmp_path / "neither")
     captured = capsys.readouterr()
     assert captured.out == "" and len(captured.err.splitlines()) == 2
     dataset = write_dataset(tmp_path / "data", 3, 4, photos=False)
     run = write_run(tmp_path / "run", dataset, refreshes=0, curve=False)
-    assert command.main([str(run), "--task", "segm"]) == 2
+    refused(run, "--task", "segm")
     captured = capsys.readouterr()
     assert captured.out == "" and "No run was evaluated for segm" in captured.err
     for wrong in (
@@ -259,15 +265,15 @@ def test_command(tmp_path, capsys, monkeypatch):
         ["--max-rare", "-1"],
         ["--output", dataset["json_file"]],
     ):
-        assert command.main([str(run), *wrong]) == 2
+        refused(run, *wrong)
         captured = capsys.readouterr()
         assert wrong[1] in captured.err.splitlines()[-1] and captured.out == ""
     monkeypatch.setattr(command, "write_report", fake := FakeReport(run))
-    assert command.main([str(run), "--max-rare", "5", "--score-threshold", "0.4"]) == 0
+    command.main([str(run), "--max-rare", "5", "--score-threshold", "0.4"])
     assert fake.kwargs["output"] == run / "report" and fake.kwargs["max_rare"] == 5
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == "report.html" and "AP50" in lines[0] and lines[1].startswith("run ")
-    assert command.main([str(run), str(run)]) == 0
+    command.main([str(run), str(run)])
     assert fake.kwargs["output"] == Path("output/report")
 
 
