@@ -11,7 +11,8 @@ from .errors import InputError, closest
 from .functional import READINGS, SHRINKAGES
 from .loss_config import make_cls_loss
 from .losses import ClsLoss
-from .modeling.backbone.checks import check_swin
+from .modeling import IGAMCascadeROIHeads, IGAMROIHeads
+from .modeling.backbone.checks import check_backbone
 from .modeling.detr.checks import check_detr
 from .solver_checks import check_solver
 
@@ -37,7 +38,7 @@ def check_config(cfg: CN) -> None:
                 f"Detectron2, as are: {', '.join(sorted(names))}."
             )
     check_solver(cfg)
-    check_swin(cfg)
+    check_backbone(cfg)
     igam = cfg.MODEL.IGAM
     for key, least, hint in (
         ("EMBEDDING_DIM", 0, "0 for no projection"),
@@ -81,8 +82,6 @@ def check_config(cfg: CN) -> None:
 
 def _kind_of_heads(name: str) -> tuple[bool, bool]:
     """Whether registered RoI heads have a loss of the registry, and whether they are a cascade."""
-    from .modeling import IGAMCascadeROIHeads, IGAMROIHeads  # which import this module
-
     if name not in ROI_HEADS_REGISTRY:
         return False, False
     heads = ROI_HEADS_REGISTRY.get(name)

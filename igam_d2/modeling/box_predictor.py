@@ -14,6 +14,7 @@ from detectron2.structures import Instances, pairwise_iou
 from torch import Tensor
 
 from ..losses import ClsLoss
+from ..losses.reduction import at_least_float32
 from .classifier import EmbeddingClassifier
 
 __all__ = ["CosineOutputLayers"]
@@ -101,7 +102,7 @@ class CosineOutputLayers(FastRCNNOutputLayers, EmbeddingClassifier):
         # float32 sums also under autocast
         with torch.autocast(scores.device.type, enabled=False):
             with torch.no_grad():
-                probs = self.cls_loss.predict_probs(scores, embeddings=embeddings)
+                probs = self.cls_loss.predict_probs(at_least_float32(scores), embeddings=embeddings)
             parts = self.cls_loss(
                 scores, gt_classes, embeddings=embeddings, class_weight=self.cls_score.weight
             )

@@ -16,6 +16,7 @@ from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from ..losses import ClsLoss
+from ..losses.reduction import at_least_float32
 from .build_loss import build_cls_loss, norcal_counts
 from .calibration import norcal, tau_normalized
 
@@ -124,8 +125,9 @@ class EmbeddingClassifier(nn.Module):
         self.cls_loss.set_information(self.information)
 
     def calibrated_probs(self, scores: Tensor, embeddings: Tensor) -> Tensor:
-        """(R, num_outputs), (R, D) -> (R, K + 1) probabilities at test time."""
+        """(R, num_outputs), (R, D) -> (R, K + 1) test-time probabilities, in at least float32."""
         with torch.autocast(scores.device.type, enabled=False):
+            scores = at_least_float32(scores)
             if self.tau:
                 weight, bias = self.cls_score.weight, self.cls_score.bias
                 scores = tau_normalized(

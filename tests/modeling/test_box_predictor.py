@@ -85,6 +85,7 @@ def test_autocast_changes_no_loss(cfg, digits, name):
     assert values[1][0].dtype == torch.float32
     torch.testing.assert_close(values[0], values[1], rtol=0, atol=0)
     torch.testing.assert_close(*probs, rtol=0, atol=0)
+    assert probs[0].dtype == torch.float32
 
 
 @pytest.mark.parametrize("batch", [[proposals(0, [])], [proposals(3, [K, K, K])]])

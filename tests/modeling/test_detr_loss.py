@@ -5,6 +5,7 @@ import math
 from contextlib import nullcontext
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -17,6 +18,7 @@ from tiny_detr import record, tiny_detr
 
 from igam_d2.loss_config import make_cls_loss
 from igam_d2.losses import CLS_LOSS_REGISTRY
+from igam_d2.modeling.detr import matcher
 from igam_d2.modeling.detr.criterion import SetCriterion
 from igam_d2.modeling.detr.matcher import HungarianMatcher, Targets
 
@@ -27,8 +29,8 @@ WEIGHTS = {"cls_weight": 1.0, "l1_weight": 5.0, "giou_weight": 2.0, "no_object_w
 
 
 def criterion() -> SetCriterion:
-    matcher = HungarianMatcher(cls_cost=1.0, l1_cost=5.0, giou_cost=2.0)
-    return SetCriterion(matcher, **WEIGHTS)
+    costs = {"cls_cost": 1.0, "l1_cost": 5.0, "giou_cost": 2.0}
+    return SetCriterion(HungarianMatcher(**costs), **WEIGHTS)
 
 
 def case(cfg, name: str, counts: list[int], dtype=torch.float64):
@@ -53,7 +55,7 @@ def case(cfg, name: str, counts: list[int], dtype=torch.float64):
     )
     classes = torch.randint(K, (sum(counts),), generator=g)
     outputs = [scores.requires_grad_(), embeddings, boxes.requires_grad_()]
-    return classifier, outputs, Targets(truth, classes, counts)
+    return classifier, outputs, Targets(truth, classes, counts, classes.numpy())
 
 
 def run(classifier, outputs, targets):
@@ -100,9 +102,8 @@ def box_losses(box, truth):
 def by_hand(classifier, outputs, targets):
     loss, (scores, embeddings, boxes) = classifier.cls_loss, outputs
     shape = boxes.shape[:3]
-    probs = loss.predict_probs(scores.detach(), embeddings=embeddings).view(*shape, -1)
-    rows, instances = criterion().matcher.match(probs, boxes.detach(), targets)
-    matched = dict(zip(rows.tolist(), instances.tolist(), strict=True))
+    matches = criterion().match(classifier, scores, embeddings, boxes, targets)
+    matched = dict(zip(matches.rows.tolist(), matches.instances.tolist(), strict=True))
     total = {"loss_cls": 0.0, "loss_bbox": 0.0, "loss_giou": 0.0}
     row = 0
     for layer in range(shape[0]):
@@ -180,7 +181,8 @@ def test_every_loss_is_finite_and_changes_its_state_once(cfg, name, counts, monk
 def test_the_order_of_instances_does_not_matter(cfg):
     classifier, outputs, targets = case(cfg, "IGAMLoss", [3, 2])
     order = torch.tensor([2, 0, 1, 4, 3])
-    shuffled = Targets(targets.boxes[order], targets.classes[order], targets.counts)
+    classes = targets.classes[order]
+    shuffled = Targets(targets.boxes[order], classes, targets.counts, classes.numpy())
     losses, (embeddings, classes), _ = run(classifier, outputs, targets)
     again, (other, other_classes), _ = run(classifier, outputs, shuffled)
     torch.testing.assert_close(losses, again)
@@ -196,6 +198,18 @@ def test_autocast_changes_no_loss(cfg):
         again = run(classifier, outputs, targets)[0]
     torch.testing.assert_close(losses, again, rtol=0, atol=0)
     assert losses["loss_cls"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_matching_sees_no_half_precision(cfg, name):
+    """Of two scores that float16 tells apart, softmax in float16 would make the same."""
+    classifier, (scores, embeddings, boxes), targets = case(cfg, name, [2, 1], torch.float32)
+    half, seen, one = scores.detach().half(), [], criterion()
+    one.matcher.match = lambda probs, *_: seen.append(probs)
+    for scores in (half, half.float()):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            one.match(classifier, scores, embeddings.half(), boxes, targets)
+    torch.testing.assert_close(*seen, rtol=0, atol=0)
 
 
 def test_accuracy_of_the_last_layer_is_logged(cfg):
@@ -222,14 +236,17 @@ def test_nothing_but_the_matching_waits_for_the_device(cfg, name, monkeypatch):
     cfg.MODEL.ROI_BOX_HEAD.CLS_LOSS.NAME = name
     cfg.MODEL.RESNETS.NORM = "FrozenBN"
     model = build_model(tiny_detr(cfg)).train().to("meta")
-    pairs = torch.empty(2, 3 * LAYERS, dtype=torch.long, device="meta").unbind()
-    targets = Targets(
-        torch.empty(3, 4, device="meta"), torch.empty(3, dtype=torch.long, device="meta"), [2, 1]
+    classes = torch.empty(3, dtype=torch.long, device="meta")
+    targets = Targets(torch.empty(3, 4, device="meta"), classes, [2, 1], np.array([1, 4, 1]))
+    copies = []
+    monkeypatch.setattr(
+        matcher, "_on_host", lambda x: copies.append(x) or np.zeros(x.shape, dtype=np.float32)
     )
-    monkeypatch.setattr(model.criterion, "_assign", lambda *_: pairs)  # on the host
+    pairs = torch.empty(2, 3 * LAYERS, dtype=torch.long, device="meta").unbind()
+    monkeypatch.setattr(matcher.Matches, "to", lambda *_: pairs)  # a copy that nobody waits for
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # has no such device
     images = ImageList(torch.empty(2, 3, 64, 96, device="meta"), [(64, 96), (60, 70)])
-    with NoSynchronisation():
+    with NoSynchronisation(), EventStorage():
         queries = model.decode(images)
         scores, embeddings = model.classifier(queries.flatten(0, 2))
         losses, instances = model.criterion(
@@ -237,7 +254,7 @@ def test_nothing_but_the_matching_waits_for_the_device(cfg, name, monkeypatch):
         )
         sum(losses.values()).backward()
     assert all(p.grad is not None and p.grad.is_meta for p in model.parameters() if p.requires_grad)
-    assert [len(part) for part in instances] == [3, 3]
+    assert [len(part) for part in instances] == [3, 3] and len(copies) == 1
 
 
 # --- two processes

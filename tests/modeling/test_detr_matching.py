@@ -29,7 +29,7 @@ def problem(counts: list[int], seed: int = 0, dtype=torch.float64):
         for shape in ((LAYERS, len(counts), QUERIES), (sum(counts),))
     )
     classes = torch.randint(K, (sum(counts),), generator=g)
-    return probs, boxes, Targets(truth, classes, counts)
+    return probs, boxes, Targets(truth, classes, counts, classes.numpy())
 
 
 def cost_of_pair(p: list[float], box: list[float], truth: list[float], k: int) -> float:
@@ -82,7 +82,9 @@ def test_costs_are_those_of_each_pair_and_the_assignment_is_the_best_of_all(coun
     in_order = [expected[layer][i].ravel() for i in range(len(counts)) for layer in range(LAYERS)]
     np.testing.assert_allclose(flat, np.concatenate(in_order), rtol=1e-12, atol=1e-12)
 
-    rows, instances = (t.tolist() for t in matcher().match(probs, boxes, targets))
+    matches = matcher().match(probs, boxes, targets)
+    assert matches.predicted.tolist() == probs[-1].flatten(0, 1).argmax(1).tolist()
+    rows, instances = (t.tolist() for t in matches.to(boxes.device))
     assert len(rows) == LAYERS * sum(min(count, QUERIES) for count in counts)
     pairs = iter(zip(rows, instances, strict=True))
     for layer in range(LAYERS):
@@ -102,21 +104,21 @@ def test_costs_are_those_of_each_pair_and_the_assignment_is_the_best_of_all(coun
 def test_the_order_of_instances_does_not_matter():
     probs, boxes, targets = problem([3, 2])
     order = torch.tensor([2, 0, 1, 4, 3])
-    shuffled = Targets(targets.boxes[order], targets.classes[order], targets.counts)
-    rows, instances = matcher().match(probs, boxes, targets)
-    other_rows, other = matcher().match(probs, boxes, shuffled)
-    pairs = set(zip(rows.tolist(), instances.tolist(), strict=True))
-    assert pairs == set(zip(other_rows.tolist(), order[other].tolist(), strict=True))
+    classes = targets.classes[order]
+    shuffled = Targets(targets.boxes[order], classes, targets.counts, classes.numpy())
+    first, other = (matcher().match(probs, boxes, t) for t in (targets, shuffled))
+    pairs = set(zip(first.rows.tolist(), first.instances.tolist(), strict=True))
+    assert pairs == set(zip(other.rows.tolist(), order[other.instances].tolist(), strict=True))
 
 
 def test_instances_beyond_the_queries_are_left_out_with_a_warning(caplog, monkeypatch):
     monkeypatch.setattr(logger, "_LOG_COUNTER", Counter())  # of what is said only once
     probs, boxes, targets = problem([QUERIES + 3])
     with caplog.at_level(logging.WARNING):
-        rows, instances = matcher().match(probs, boxes, targets)
+        matches = matcher().match(probs, boxes, targets)
         matcher().match(probs, boxes, targets)
-    assert sorted(rows.tolist()) == list(range(LAYERS * QUERIES))
-    assert len(set(instances[:QUERIES].tolist())) == QUERIES
+    assert sorted(matches.rows.tolist()) == list(range(LAYERS * QUERIES))
+    assert len(set(matches.instances[:QUERIES].tolist())) == QUERIES
     (message,) = [r.message for r in caplog.records if "more than 4 instances" in r.message]
     assert "NUM_QUERIES" in message
 
@@ -140,7 +142,7 @@ def test_a_degenerate_box_does_not_stop_the_matching():
     probs, boxes, targets = problem([2], dtype=torch.float32)
     boxes[:, :, 1, 2:] = 0
     targets.boxes[0] = boxes[0, 0, 1]  # no area either: their GIoU is 0 / 0
-    rows, _ = matcher().match(probs, boxes, targets)
+    rows = matcher().match(probs, boxes, targets).rows
     assert len(set(rows.tolist())) == 2 * LAYERS
 
 
@@ -154,4 +156,5 @@ def test_targets_are_relative_to_each_image_without_its_padding():
     targets = Targets.of(truths, torch.device("cpu"))
     expected = torch.tensor([[0.5, 0.5, 1, 1], [0.375, 0.375, 0.25, 0.25]])
     torch.testing.assert_close(targets.boxes, expected)
-    assert targets.counts == [2, 0] and targets.classes.tolist() == [0, 1]
+    assert targets.counts == [2, 0]
+    assert targets.classes.tolist() == targets.host_classes.tolist() == [0, 1]

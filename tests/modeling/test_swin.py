@@ -26,6 +26,12 @@ PLAIN = [
     *("MODEL.META_ARCHITECTURE", "DETR", "MODEL.DETR.IN_FEATURE", "p3"),
     *("MODEL.BACKBONE.NAME", "build_swin_backbone", "MODEL.SWIN.OUT_FEATURES", "['p3']"),
 ]
+DETR_FPN = [
+    *("MODEL.META_ARCHITECTURE", "DETR", "MODEL.DETR.IN_FEATURE", "p5"),
+    *("MODEL.BACKBONE.NAME", "build_swin_fpn_backbone", "MODEL.BACKBONE.FREEZE_AT", "0"),
+    *("MODEL.FPN.IN_FEATURES", "['p0', 'p1', 'p2', 'p3']"),
+]
+RESNET_FPN = ["MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone", "MODEL.FPN.IN_FEATURES"]
 TINY = {"embed_dim": 8, "depths": [2, 1, 2, 1], "num_heads": [1, 2, 2, 4], "window_size": 4}
 
 
@@ -159,7 +165,12 @@ def test_drop_path_without_timm_names_the_extra(monkeypatch):
 
 def test_importing_it_says_nothing(recwarn):
     sys.modules.pop("timm.models.layers", None)
-    tiny(drop_path_rate=0.1)
+    before = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)  # not once in a process, which may be over
+    try:
+        tiny(drop_path_rate=0.1)
+    finally:
+        torch.set_warn_always(before)
     assert not [w for w in recwarn if "timm" in str(w.message) or "meshgrid" in str(w.message)]
 
 
@@ -176,6 +187,12 @@ def test_importing_it_says_nothing(recwarn):
         ([*PLAIN, "MODEL.DETR.IN_FEATURE", "res5"], ["DETR.IN_FEATURE is ['res5']", "has p3"]),
         ([*PLAIN, "MODEL.SWIN.OUT_FEATURES", "['p0', 'p3']"], ["has p0", "no gradient"]),
         ([*PLAIN, "MODEL.SWIN.OUT_FEATURES", "['p4']"], ["['p4']", "the stages are p0, p1, p2"]),
+        ([*DETR_FPN, "MODEL.DETR.IN_FEATURE", "p3"], ["p3 alone", "FIND_UNUSED_PARAMETERS"]),
+        (DETR_FPN, ["p5 alone", "set it to build_swin_backbone", "OUT_FEATURES ['p3']"]),
+        (
+            [*DETR_FPN, *RESNET_FPN, "['res4', 'res5']"],
+            ["RESNETS.OUT_FEATURES ['res5']", "build_resnet_backbone"],
+        ),
         ([*FPN, "MODEL.SWIN.DEPTHS", "[2, 2]"], ["DEPTHS has 2 stages and NUM_HEADS 4"]),
         ([*FPN, "MODEL.SWIN.DEPTHS", "[2, 2, 0, 2]"], ["DEPTHS is [2, 2, 0, 2]", "above 0"]),
         ([*FPN, "MODEL.SWIN.EMBED_DIM", "100"], ["stage p0 has 100 channels", "3 heads"]),
@@ -188,3 +205,17 @@ def test_bad_values_get_one_sentence(opts, parts):
         load_config("", opts)
     message = str(info.value)
     assert all(part in message for part in parts) and "\n" not in message, message
+
+
+@pytest.mark.parametrize(
+    "opts, number",
+    [
+        (["MODEL.FPN.IN_FEATURES", "['p3']"], 0),  # a pyramid of one level, all of it used
+        (["SOLVER.FIND_UNUSED_PARAMETERS", "True"], 18),
+    ],
+)
+def test_a_pyramid_under_detr_where_unused_layers_do_no_harm(opts, number):
+    small = ["MODEL.SWIN.EMBED_DIM", "12", "MODEL.FPN.OUT_CHANNELS", "8"]
+    model = build_backbone(load_config("", [*DETR_FPN, *small, *opts]))
+    model(torch.randn(1, 3, 64, 64))["p5"].sin().mean().backward()
+    assert sum(p.grad is None for p in model.parameters()) == number

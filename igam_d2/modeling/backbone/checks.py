@@ -1,4 +1,4 @@
-"""Checks of what a config says of its Swin transformer, before anything is built."""
+"""Checks of what a config says of its backbone, before anything is built."""
 
 from itertools import pairwise
 
@@ -6,20 +6,45 @@ from detectron2.config import CfgNode
 
 from ...errors import InputError
 
-__all__ = ["check_swin"]
+__all__ = ["check_backbone"]
 
 FPN = "build_swin_fpn_backbone"
+# Of a pyramid, what to write for its backbone alone: name, key of the maps, the last map
+WITHOUT_FPN = {
+    FPN: ("build_swin_backbone", "MODEL.SWIN.OUT_FEATURES", "p3"),
+    "build_resnet_fpn_backbone": ("build_resnet_backbone", "MODEL.RESNETS.OUT_FEATURES", "res5"),
+}
 
 
-def check_swin(cfg: CfgNode) -> None:
-    """Checks MODEL.SWIN and the names of its feature maps, where it is the backbone.
+def check_backbone(cfg: CfgNode) -> None:
+    """Checks MODEL.SWIN and the names of its feature maps, where it is the backbone, and that DETR
+    has no pyramid of which it uses a part.
 
     Raises:
         InputError: the first value that is out of range, with what would be right.
     """
-    name = cfg.MODEL.BACKBONE.NAME
-    if name not in ("build_swin_backbone", FPN):
+    if cfg.MODEL.BACKBONE.NAME in ("build_swin_backbone", FPN):
+        _check_swin(cfg)
+    _check_pyramid(cfg)
+
+
+def _check_pyramid(cfg: CfgNode) -> None:
+    """Of a pyramid of several levels, DETR's one map leaves layers of the others without use."""
+    name, model = cfg.MODEL.BACKBONE.NAME, cfg.MODEL
+    if model.META_ARCHITECTURE != "DETR" or name not in WITHOUT_FPN:
         return
+    if len(model.FPN.IN_FEATURES) > 1 and not cfg.SOLVER.FIND_UNUSED_PARAMETERS:
+        alone, key, last = WITHOUT_FPN[name]
+        raise InputError(
+            f"MODEL.BACKBONE.NAME is {name}, of which DETR uses {model.DETR.IN_FEATURE} alone: "
+            "layers of its other maps would have no gradient, at which a training in several "
+            f"processes stops; set it to {alone}, with {key} ['{last}'] and MODEL.DETR.IN_FEATURE "
+            f"{last}, or set SOLVER.FIND_UNUSED_PARAMETERS to True."
+        )
+
+
+def _check_swin(cfg: CfgNode) -> None:
+    name = cfg.MODEL.BACKBONE.NAME
     _check_sizes(cfg.MODEL.SWIN)
     swin, fpn = cfg.MODEL.SWIN, cfg.MODEL.FPN.IN_FEATURES
     stages = [f"p{i}" for i in range(len(swin.DEPTHS))]

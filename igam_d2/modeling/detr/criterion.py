@@ -16,7 +16,7 @@ from torchvision.ops import box_convert
 
 from ...losses.reduction import at_least_float32, sum_over_processes_
 from ..classifier import EmbeddingClassifier
-from .matcher import HungarianMatcher, Targets
+from .matcher import HungarianMatcher, Matches, Targets
 
 __all__ = ["SetCriterion"]
 
@@ -26,7 +26,7 @@ class SetCriterion:
     the decoder layers.
 
     Each layer is matched for itself. The costs of all layers and images go to the host in a single
-    copy, the one place where a step waits for the device.
+    copy, the one place where the loss waits for the device.
 
     The classification loss is called once, with the rows of all layers, and multiplied by L. That
     is the sum of the layers' losses where a loss is a mean with the rows' weights, whose sum is the
@@ -73,11 +73,11 @@ class SetCriterion:
             layer's matched queries, detached, with their classes; None if there is no instance.
         """
         with torch.autocast(scores.device.type, enabled=False):
-            boxes = at_least_float32(boxes)
-            with torch.no_grad():
-                probs = classifier.cls_loss.predict_probs(scores, embeddings=embeddings)
-            rows, instances = self._match(at_least_float32(probs), boxes, targets)
-            classes, num_layers = targets.classes[instances], len(boxes)
+            boxes, num_layers = at_least_float32(boxes), len(boxes)
+            matches = self.match(classifier, scores, embeddings, boxes, targets)
+            _log_accuracy(matches, targets, num_layers, classifier.num_classes)
+            rows, instances = matches.to(boxes.device)
+            classes = targets.classes[instances]
             loss_cls = self._classification(
                 classifier, scores, embeddings, rows, classes, num_layers
             )
@@ -91,29 +91,20 @@ class SetCriterion:
         return losses, (embeddings.detach()[rows[-last:]], classes[-last:]) if last else None
 
     @torch.no_grad()
-    def _match(self, probs: Tensor, boxes: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
-        """(R, K + 1), (L, N, Q, 4) -> rows (M,) of the matched queries, instances (M,)."""
-        num_layers, num_images, num_queries, _ = boxes.shape
-        costs = self.matcher.costs(probs.view(*boxes.shape[:3], -1), boxes, targets)
-        predicted = probs[-num_images * num_queries :].argmax(dim=1)
-        # What is logged travels with the costs; classes are exact in float32 up to 2^24
-        parts = [part.to(costs.dtype) for part in (costs, predicted, targets.classes)]
-        return self._assign(parts, targets.counts, num_layers, probs.shape[1] - 1)
-
-    def _assign(
-        self, parts: list[Tensor], counts: list[int], num_layers: int, num_classes: int
-    ) -> tuple[Tensor, Tensor]:
-        """The part of a step on the host; its one copy from the device is here."""
-        flat = torch.cat(parts).cpu().numpy()
-        starts = np.cumsum([len(part) for part in parts])
-        costs, predicted, classes = np.split(flat, starts[:-1])
-        num_queries = len(predicted) // len(counts)
-        rows, instances = self.matcher.assign(costs, counts, num_layers, num_queries)
-        first = len(rows) - len(rows) // num_layers
-        queries = rows[first:] - (num_layers - 1) * len(predicted)
-        _log_accuracy(predicted, queries, classes[instances[first:]], num_classes)
-        pairs = torch.from_numpy(np.stack([rows, instances]))
-        return pairs.to(parts[0].device, non_blocking=True).unbind()
+    def match(
+        self,
+        classifier: EmbeddingClassifier,
+        scores: Tensor,
+        embeddings: Tensor,
+        boxes: Tensor,
+        targets: Targets,
+    ) -> Matches:
+        """Matches by probabilities of at least float32, also under autocast; arguments as above."""
+        with torch.autocast(scores.device.type, enabled=False):
+            probs = classifier.cls_loss.predict_probs(
+                at_least_float32(scores), embeddings=embeddings
+            )
+            return self.matcher.match(probs.view(*boxes.shape[:3], -1), boxes, targets)
 
     def _classification(
         self,
@@ -169,21 +160,17 @@ def _giou(boxes: Tensor, others: Tensor) -> Tensor:
     return inner / union - (hull - union) / hull
 
 
-def _log_accuracy(
-    predicted: np.ndarray, queries: np.ndarray, classes: np.ndarray, num_classes: int
-) -> None:
-    """What Detectron2 logs of RoIs, of the last layer's queries.
-
-    Args:
-        predicted: the most probable class of each query, (N Q,) in [0, K].
-        queries, classes: the matched ones, with their classes.
-        num_classes: K.
-    """
+def _log_accuracy(matches: Matches, targets: Targets, num_layers: int, num_classes: int) -> None:
+    """What Detectron2 logs of RoIs, of the last layer's queries."""
+    predicted, pairs = matches.predicted, len(matches.rows) // num_layers
+    last = slice(len(matches.rows) - pairs, None)
+    queries = matches.rows[last] - (num_layers - 1) * len(predicted)
+    classes = targets.host_classes[matches.instances[last]]
     labels = np.full(len(predicted), num_classes)
     labels[queries] = classes
     storage = get_event_storage()
     storage.put_scalar("detr/cls_accuracy", (predicted == labels).mean())
-    if len(queries):
+    if pairs:
         found = predicted[queries]
         storage.put_scalar("detr/fg_cls_accuracy", (found == classes).mean())
         storage.put_scalar("detr/false_negative", (found == num_classes).mean())

@@ -220,9 +220,10 @@ class DETR(nn.Module):
         targets = Targets.of([record["instances"] for record in batched_inputs], self.device)
         queries = self.decode(self.preprocess_image(batched_inputs))[-1:]
         scores, embeddings = self.classifier(queries.flatten(0, 2))
-        probs = self.classifier.cls_loss.predict_probs(scores, embeddings=embeddings)
-        probs, boxes = probs.view(*queries.shape[:3], -1), self._boxes(queries)
-        rows, instances = self.criterion.matcher.match(at_least_float32(probs), boxes, targets)
+        matches = self.criterion.match(
+            self.classifier, scores, embeddings, self._boxes(queries), targets
+        )
+        rows, instances = matches.to(self.device)
         return embeddings[rows], targets.classes[instances]
 
     def preprocess_image(self, batched_inputs: list[dict]) -> ImageList:

@@ -17,7 +17,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torchvision.ops import box_convert, generalized_box_iou
 
-__all__ = ["HungarianMatcher", "Targets"]
+__all__ = ["HungarianMatcher", "Matches", "Targets"]
 
 # In place of a cost that is no number: above every other, so that the pair is avoided
 LARGE = 1e6
@@ -31,25 +31,51 @@ class Targets:
         boxes: (G, 4), centre, width and height over the size of the image, which has no padding.
         classes: (G,) in [0, K).
         counts: G_i, N numbers.
+        host_classes: `classes` on the host, where they come from.
     """
 
     boxes: Tensor
     classes: Tensor
     counts: list[int]
+    host_classes: np.ndarray
 
     @classmethod
     def of(cls, instances: Sequence[Instances], device: torch.device) -> "Targets":
-        """Of each image's `gt_boxes` and `gt_classes`; two copies to the device in all."""
+        """Of each image's `gt_boxes` and `gt_classes`, as they come from the mapper; two copies to
+        the device in all."""
         boxes = []
         for truth in instances:
             height, width = truth.image_size
             size = truth.gt_boxes.tensor.new_tensor([width, height, width, height])
             boxes.append(truth.gt_boxes.tensor / size)
+        classes = torch.cat([truth.gt_classes for truth in instances])
         return cls(
             box_convert(torch.cat(boxes), "xyxy", "cxcywh").to(device, non_blocking=True),
-            torch.cat([truth.gt_classes for truth in instances]).to(device, non_blocking=True),
+            classes.to(device, non_blocking=True),
             [len(truth) for truth in instances],
+            classes.cpu().numpy(),
         )
+
+
+@dataclass(frozen=True)
+class Matches:
+    """The matched pairs of all layers and images, on the host, and what was predicted.
+
+    Attributes:
+        rows: (M,) int64, of the queries in (L, N, Q), flattened: layer after layer, image after
+            image, in the order of the instances. Every layer has as many.
+        instances: (M,) int64 in [0, G), theirs.
+        predicted: the last layer's most probable class of each query, (N Q,) in [0, K].
+    """
+
+    rows: np.ndarray
+    instances: np.ndarray
+    predicted: np.ndarray
+
+    def to(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Rows and instances (M,) on the device, in one copy."""
+        pairs = torch.from_numpy(np.stack([self.rows, self.instances]))
+        return pairs.to(device, non_blocking=True).unbind()
 
 
 class HungarianMatcher:
@@ -99,8 +125,7 @@ class HungarianMatcher:
             num_layers, num_queries: L and Q.
 
         Returns:
-            Rows (M,) of the queries in (L, N, Q), flattened, and instances (M,) in [0, G): layer
-            after layer, image after image, in the order of the instances; int64.
+            `rows` and `instances` of :class:`Matches`.
         """
         finite = np.isfinite(costs)
         if not finite.all():
@@ -129,12 +154,21 @@ class HungarianMatcher:
                 instances.append(starts[image] + instance)
         return np.concatenate(rows), np.concatenate(instances)
 
-    def match(self, probs: Tensor, boxes: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
-        """Costs and assignment: rows and instances (M,) on the device; arguments as there."""
+    @torch.no_grad()
+    def match(self, probs: Tensor, boxes: Tensor, targets: Targets) -> Matches:
+        """Costs and assignment, with a single copy from the device; arguments as for the costs."""
         num_layers, _, num_queries, _ = boxes.shape
-        costs = self.costs(probs, boxes, targets).cpu().numpy()
-        pairs = np.stack(self.assign(costs, targets.counts, num_layers, num_queries))
-        return torch.from_numpy(pairs).to(boxes.device).unbind()
+        costs = self.costs(probs, boxes, targets)
+        predicted = probs[-1].argmax(dim=-1).flatten()
+        flat = _on_host(torch.cat([costs, predicted.to(costs.dtype)]))
+        host_costs, classes = np.split(flat, [len(costs)])
+        pairs = self.assign(host_costs, targets.counts, num_layers, num_queries)
+        return Matches(*pairs, classes.astype(np.int64))
+
+
+def _on_host(tensor: Tensor) -> np.ndarray:
+    """Waits for the device."""
+    return tensor.cpu().numpy()
 
 
 def _warn_once(message: str) -> None:
