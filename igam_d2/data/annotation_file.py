@@ -9,8 +9,15 @@ from collections.abc import Sequence
 from detectron2.utils.file_io import PathManager
 
 from ..errors import InputError
+from .annotation_checks import FORMAT, check_categories, check_records
 
-__all__ = ["check_annotation_file", "check_format", "image_file", "read_categories"]
+__all__ = [
+    "check_annotation_file",
+    "check_format",
+    "image_file",
+    "read_categories",
+    "what_is_there",
+]
 
 FEDERATED = ("neg_category_ids", "not_exhaustive_category_ids")  # of each image, in LVIS's format
 
@@ -31,17 +38,13 @@ def check_annotation_file(
         annotation, image: more keys that each of them needs.
 
     Raises:
-        InputError: missing, not JSON, without one of the lists and keys that the format has, or
-            with ids that are no numbers, or one of two categories.
+        InputError: missing, not JSON, or with a mistake that :func:`check_records` finds.
     """
     if not PathManager.isfile(path):
         raise InputError(
-            f"Annotation file {path!r} is missing: put it there, or set DETECTRON2_DATASETS to the "
-            "folder that holds the data sets."
+            f"Annotation file {path!r} {what_is_there(path)}: put it there, or set "
+            "DETECTRON2_DATASETS to the folder that holds the data sets."
         )
-    hint = (
-        "a JSON object with the lists images, annotations and categories, as COCO's and LVIS's are"
-    )
 
     def without_outline(record: dict) -> dict:
         record.pop("segmentation", None)
@@ -51,40 +54,18 @@ def check_annotation_file(
         with PathManager.open(path) as f:
             content = json.load(f, object_hook=None if outlines else without_outline)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path!r} is not {hint}: {error}.") from error
+        raise InputError(f"{path!r} is not {FORMAT}: {error}.") from error
     if not isinstance(content, dict):
-        raise InputError(f"{path!r} is not {hint}: it holds a {type(content).__name__}.")
+        raise InputError(f"{path!r} is not {FORMAT}: it holds a {type(content).__name__}.")
     if not annotated:
         content.setdefault("annotations", [])
-    required = {
-        "images": ("id", "height", "width", *image),
-        "annotations": ("id", "image_id", "category_id", "bbox", *annotation),
-        "categories": ("id", "name"),
-    }
-    for part, keys in required.items():
-        if not isinstance(content.get(part), list):
-            raise InputError(f"{path!r} is not {hint}: it has no list {part!r}.")
-        for number, entry in enumerate(content[part]):
-            missing = [key for key in keys if not isinstance(entry, dict) or key not in entry]
-            if missing:
-                raise InputError(f"{path!r} is not {hint}: {part}[{number}] has no {missing[0]!r}.")
-            if not isinstance(entry["id"], int):
-                raise InputError(
-                    f"{path!r} cannot be used: the id of {part}[{number}] is {entry['id']!r}, and "
-                    "must be a whole number."
-                )
-    _check_categories(path, content["categories"])
+    check_records(path, content, annotation=annotation, image=image)
     return content
 
 
-def _check_categories(path: str, categories: list[dict]) -> None:
-    ids = [category["id"] for category in categories]
-    if len(set(ids)) < len(ids):
-        twice = next(number for number in ids if ids.count(number) > 1)
-        raise InputError(
-            f"{path!r} cannot be used: two of its categories have the id {twice}, and must have "
-            "one each."
-        )
+def what_is_there(path: str) -> str:
+    """What is said of a path that is no file."""
+    return "is a folder" if PathManager.isdir(path) else "is missing"
 
 
 def read_categories(path: str) -> list[dict]:
@@ -108,7 +89,7 @@ def read_categories(path: str) -> list[dict]:
     except (OSError, ValueError):  # no file, or an empty one: it is said below
         found = []
     if len(found) == 1:
-        _check_categories(path, found[0])
+        check_categories(path, found[0])
         return found[0]
     return check_annotation_file(path, outlines=False, annotated=False)["categories"]
 
@@ -128,7 +109,7 @@ def _list_at(text: mmap.mmap, start: int) -> list | None:
 
 def _are_categories(records: list | None) -> bool:
     return bool(records) and all(
-        isinstance(record, dict) and isinstance(record.get("id"), int) and "name" in record
+        isinstance(record, dict) and type(record.get("id")) is int and "name" in record
         for record in records
     )
 
@@ -142,7 +123,14 @@ def check_format(path: str, content: dict, kind: str) -> None:
     images = content["images"]
     needed = FEDERATED if kind == "lvis" else ("file_name",)
     lacking = [(i, key) for i, image in enumerate(images) for key in needed if key not in image]
-    unnamed = [i for i, image in enumerate(images) if not {"file_name", "coco_url"} & set(image)]
+    names = ("coco_url", "file_name") if kind == "lvis" else ("file_name",)
+    unnamed = [i for i, image in enumerate(images) if not any(image.get(name) for name in names)]
+    unlisted = [
+        (i, key)
+        for i, image in enumerate(images)
+        for key in FEDERATED
+        if kind == "lvis" and not isinstance(image.get(key, []), list)
+    ]
     if lacking:
         other, keys = ("coco", ("file_name",)) if kind == "lvis" else ("lvis", FEDERATED)
         reason = f"images[{lacking[0][0]}] has no {lacking[0][1]!r}"
@@ -154,7 +142,13 @@ def check_format(path: str, content: dict, kind: str) -> None:
             hint = "each image needs one, below the image folder"
     elif unnamed:
         reason = f"images[{unnamed[0]}] has no 'file_name'"
-        hint = "each image needs one, or a coco_url that ends in its folder and file"
+        hint = "each image needs one, below the image folder"
+        if kind == "lvis":
+            hint = "each image needs one, or a coco_url that ends in its folder and file"
+    elif unlisted:
+        number, key = unlisted[0]
+        reason = f"the {key} of images[{number}] is {images[number][key]!r}"
+        hint = "it must be a list of category ids"
     else:
         return
     raise InputError(f"{path!r} is not in {kind.upper()} format: {reason}; {hint}.")

@@ -3,17 +3,18 @@
 import contextlib
 import difflib
 import logging
-import math
 import os
 
+import hotcoco
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
-from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 
 from ..errors import InputError
-from .annotation_file import check_annotation_file, check_format, image_file
-from .own_data import OwnDataset
+from .annotation_file import check_annotation_file, check_format, image_file, what_is_there
+from .boxes import check_test_boxes, check_training_boxes, with_file
+from .image_files import check_image_files
+from .own_data import OwnDataset, check_not_ignored
 from .voc import check_voc_annotations, check_voc_tree, is_voc
 
 __all__ = [
@@ -26,21 +27,16 @@ __all__ = [
 ]
 
 EVALUATOR_TYPES = ("lvis", "coco", "pascal_voc")
-# Annotators' rounding: LVIS and COCO have boxes that end a fraction of a pixel outside the image.
-TOLERANCE = 1.0
-# Up to this share of bad boxes are left out with a warning (COCO itself has a few of no area);
-# more of them are a mistake in the file, such as corners where width and height belong.
-BAD_SHARE = 1e-3
-# Images whose files are looked for: of so many some are found missing where a folder is wrong.
-SAMPLE = 16
+NAMED = 5  # of the classes without a training annotation
 
 
 def load_training_set(cfg: CfgNode) -> list[dict]:
     """Detectron2's records of DATASETS.TRAIN, filtered as the config says, with every box checked.
 
     Raises:
-        InputError: an unknown set, a missing or unreadable annotation file, a missing image folder,
-            other categories than MODEL.ROI_HEADS.NUM_CLASSES, bad boxes, no outlines for masks.
+        InputError: an unknown set, a missing or unreadable annotation file, missing images, other
+            categories than MODEL.ROI_HEADS.NUM_CLASSES, bad boxes, no outlines for masks, nothing
+            to train on.
     """
     names = cfg.DATASETS.TRAIN
     if not names:
@@ -49,17 +45,28 @@ def load_training_set(cfg: CfgNode) -> list[dict]:
         check_registration(name)
         _check_num_classes(name, cfg)
     with explained(names):
-        records = get_detection_dataset_dicts(
+        records = _records(cfg)
+        check_image_files([record["file_name"] for record in records], names, cfg)
+        if cfg.MODEL.MASK_ON:
+            _check_outlines(records, names, cfg.INPUT.MASK_FORMAT)
+        records = check_training_boxes(records, names, cfg.MODEL.ROI_HEADS.NUM_CLASSES)
+    _check_every_class(records, names)
+    return records
+
+
+def _records(cfg: CfgNode) -> list[dict]:
+    names = cfg.DATASETS.TRAIN
+    try:
+        return get_detection_dataset_dicts(
             names,
             filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
             min_keypoints=0,
             proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
         )
-    paths = [record["file_name"] for record in records]
-    _check_images(paths, ", ".join(names), cfg)
-    if cfg.MODEL.MASK_ON:
-        _check_outlines(records, names, cfg.INPUT.MASK_FORMAT)
-    return _check_boxes(records, names, cfg.MODEL.ROI_HEADS.NUM_CLASSES)
+    except AssertionError as error:
+        if not any(text in str(error) for text in ("No valid data found", "' is empty!")):
+            raise
+        raise InputError(_nothing_to_train_on(names)) from error
 
 
 def check_test_datasets(cfg: CfgNode) -> None:
@@ -84,6 +91,8 @@ def _check_test_file(name: str, json_file: str, kind: str, cfg: CfgNode) -> None
     content = check_annotation_file(json_file, outlines=False, annotated=False, annotation=needed)
     check_format(json_file, content, kind)
     is_own = isinstance(DatasetCatalog.data[name], OwnDataset)
+    if is_own:
+        check_not_ignored(json_file, content)
     unnamed = any("/" not in str(image.get("coco_url", "")) for image in content["images"])
     if kind == "lvis" and unnamed and not is_own:  # Detectron2's loader needs the address
         raise InputError(
@@ -91,7 +100,13 @@ def _check_test_file(name: str, json_file: str, kind: str, cfg: CfgNode) -> None
             "whose last two parts are the image's folder and file."
         )
     root = MetadataCatalog.get(name).get("image_root", "")
-    _check_images([os.path.join(root, image_file(im, kind)) for im in content["images"]], name, cfg)
+    paths = [os.path.join(root, image_file(image, kind)) for image in content["images"]]
+    check_image_files(paths, [name], cfg)
+    check_test_boxes(name, content)
+    try:  # what evaluates has types of its own, also of keys that nothing here reads
+        hotcoco.COCO(content)
+    except ValueError as error:
+        raise InputError(f"{json_file!r} of {name!r} cannot be evaluated: {error}.") from error
 
 
 def check_evaluator_type(name: str) -> str:
@@ -124,7 +139,7 @@ def check_registration(name: str) -> str | None:
     if json_file is not None and not PathManager.isfile(json_file):
         how = metadata.get("how_to_get", "put it there")
         raise InputError(
-            f"Annotation file {json_file!r} of {name!r} is missing: {how}, or set "
+            f"Annotation file {json_file!r} of {name!r} {what_is_there(json_file)}: {how}, or set "
             "DETECTRON2_DATASETS to the folder that holds the data sets."
         )
     if json_file is None and is_voc(metadata):
@@ -174,26 +189,6 @@ def explained(names):
         ) from error
 
 
-def _check_images(paths: list[str], name: str, cfg: CfgNode) -> None:
-    """Looks for the folders of all images, and for a few files: not one for one, of 100,000."""
-    paths = [path for path in paths if "://" not in path]
-    for folder in sorted({os.path.dirname(path) or os.curdir for path in paths}):
-        if not PathManager.isdir(folder):
-            raise InputError(
-                f"Image folder {folder!r} of {name} is missing: put the images there, or set "
-                "DETECTRON2_DATASETS to the folder that holds the data sets."
-            )
-    sample = [paths[i] for i in range(0, len(paths), math.ceil(len(paths) / SAMPLE) or 1)]
-    missing = [path for path in sample if not PathManager.isfile(path)]
-    passed_over = cfg.DATALOADER.get("MAX_BAD_IMAGES", 0) > 0 and len(missing) < len(sample)
-    if missing and not passed_over:
-        raise InputError(
-            f"{len(missing)} of the {len(sample)} images of {name} that were looked for are "
-            f"missing, the first being {missing[0]!r}: put them there, or take them out of the "
-            "annotations; a few of many are passed over with DATALOADER.MAX_BAD_IMAGES."
-        )
-
-
 def _check_class_order(cfg: CfgNode) -> None:
     """Compares the classes that are trained with those that are tested, by their numbers."""
     named = [MetadataCatalog.get(name).get("thing_classes") for name in cfg.DATASETS.TRAIN]
@@ -235,52 +230,29 @@ def _check_outlines(records: list[dict], names, mask_format: str) -> None:
                 )
 
 
-def _check_boxes(records: list[dict], names, num_classes: int) -> list[dict]:
-    """Leaves out the few boxes of no area or outside their image; raises if they are many."""
-    bad: dict[str, list[str]] = {"no area": [], "a part outside its image": []}
-    total = 0
-    for record in records:
-        kept = []
-        for annotation in record.get("annotations", ()):
-            total += 1
-            if not 0 <= annotation["category_id"] < num_classes:
-                raise InputError(
-                    f"An annotation of {record['file_name']} ({', '.join(names)}) has category "
-                    f"{annotation['category_id']} after mapping, but MODEL.ROI_HEADS.NUM_CLASSES "
-                    f"is {num_classes}: categories must map to 0 ... {num_classes - 1}."
-                )
-            problem = _box_problem(annotation, record)
-            if problem is None:
-                kept.append(annotation)
-            else:
-                bad[problem].append(f"{annotation['bbox']} in {record['file_name']}")
-        if "annotations" in record:
-            record["annotations"] = kept
-    for problem, boxes in bad.items():
-        if not boxes:
-            continue
-        text = (
-            f"{len(boxes)} of {total} boxes of {', '.join(names)} have {problem}, the first being "
-            f"{boxes[0]}"
+def _check_every_class(records: list[dict], names) -> None:
+    """Warns of classes without an object to train on; crowds are left out in training."""
+    seen = {
+        annotation["category_id"]
+        for record in records
+        for annotation in record.get("annotations", ())
+        if not annotation.get("iscrowd", 0)
+    }
+    if not seen:
+        raise InputError(_nothing_to_train_on(names))
+    classes = MetadataCatalog.get(names[0]).get("thing_classes", ())
+    unseen = [name for number, name in enumerate(classes) if number not in seen]
+    if unseen:
+        more = f" and {len(unseen) - NAMED} more" if len(unseen) > NAMED else ""
+        logging.getLogger(__name__).warning(
+            "%d of %d classes %s no training annotation: %s%s",
+            *(len(unseen), len(classes), "has" if len(unseen) == 1 else "have"),
+            *(", ".join(unseen[:NAMED]), more),
         )
-        if len(boxes) > BAD_SHARE * total:
-            raise InputError(
-                f"{text}: boxes must be [x, y, width, height] in pixels, inside the image."
-            )
-        logging.getLogger(__name__).warning("%s: they are left out.", text)
-    return records
 
 
-def _box_problem(annotation: dict, record: dict) -> str | None:
-    if annotation["bbox_mode"] not in (BoxMode.XYWH_ABS, BoxMode.XYXY_ABS):
-        return None  # rotated or relative boxes, which no set of ours has
-    left, top, right, bottom = annotation["bbox"]
-    if annotation["bbox_mode"] == BoxMode.XYWH_ABS:  # BoxMode.convert: 20 us a box
-        right, bottom = left + right, top + bottom
-    if not (right > left and bottom > top):  # NaN too
-        return "no area"
-    height, width = record.get("height"), record.get("width")
-    outside = min(left, top) < -TOLERANCE
-    if height is not None and width is not None:
-        outside |= right > width + TOLERANCE or bottom > height + TOLERANCE
-    return "a part outside its image" if outside else None
+def _nothing_to_train_on(names) -> str:
+    return (
+        f"{with_file(names)} cannot be trained on: no image has an annotation that is not a crowd; "
+        "name a set with annotated objects in DATASETS.TRAIN."
+    )

@@ -59,13 +59,18 @@ class UnreadableImageError(InputError):
 
 
 class CheckedMapper(DatasetMapper):
-    """Detectron2's, which says of an image that cannot be read which one it is, and why."""
+    """Detectron2's, which says of an image that cannot be read which one it is, and why.
+
+    In training a record without the key `annotations` is one of an image without objects.
+    """
 
     def __call__(self, dataset_dict):
         """
         Raises:
             UnreadableImageError: before a random number is drawn.
         """
+        if self.is_train:
+            dataset_dict = {"annotations": [], **dataset_dict}
         try:
             return super().__call__(dataset_dict)
         except Exception:  # decoders raise almost anything

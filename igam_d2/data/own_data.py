@@ -1,17 +1,16 @@
 """Data sets of one's own, registered by a config alone: DATASETS.REGISTER."""
 
-import contextlib
+import logging
 import os
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
-import pycocotools.coco
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import load_coco_json
+from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
+from pycocotools import mask
 
 from ..errors import InputError, closest
 from .annotation_file import (
@@ -22,10 +21,11 @@ from .annotation_file import (
     read_categories,
 )
 
-__all__ = ["OwnDataset", "register_datasets"]
+__all__ = ["OwnDataset", "check_not_ignored", "read_records", "register_datasets"]
 
 FORMATS = ("coco", "lvis")  # also the evaluator_type of its metadata
 KEYS = ("name", "json", "image_root", "format")
+KEPT = ("iscrowd", "bbox", "keypoints", "category_id")  # of each annotation
 EXAMPLE = "{name: tools_train, json: tools/train.json, image_root: tools/images, format: coco}"
 
 
@@ -52,38 +52,83 @@ class OwnDataset:
         Raises:
             InputError: the file is missing, or of another format.
         """
-        if self.format == "coco":
-            return load_coco_json(self.json_file, self.image_root, self.name)
-        # Detectron2's loader of LVIS's files knows ids from 1 without gaps, polygons and addresses
-        # of images alone, and no crowds; that of COCO's knows all, but the names of the images.
-        content = check_annotation_file(self.json_file)
+        content = check_annotation_file(self.json_file, annotated=False)
         check_format(self.json_file, content, self.format)
-        for image in content["images"]:
-            image["file_name"] = image_file(image, self.format)
-        with _given_to_pycocotools(content):
-            records = load_coco_json(self.json_file, self.image_root, self.name)
-        images = {image["id"]: image for image in content["images"]}
-        for record in records:  # for losses that know what was looked for, as of LVIS
-            record |= {key: images[record["image_id"]][key] for key in FEDERATED}
-        return records
+        check_not_ignored(self.json_file, content)
+        _learn_classes(self, content["categories"])
+        classes = MetadataCatalog.get(self.name).thing_dataset_id_to_contiguous_id
+        return read_records(self, content, classes)
 
 
-@contextlib.contextmanager
-def _given_to_pycocotools(content: dict) -> Iterator[None]:
-    """Lends pycocotools, which Detectron2 reads a file with, what was read of it already."""
-    original = pycocotools.coco.COCO
+def read_records(dataset: OwnDataset, content: dict, classes: dict[int, int]) -> list[dict]:
+    """The records that Detectron2's ``load_coco_json`` makes, of a file that is in order.
 
-    def read(_path: str) -> pycocotools.coco.COCO:
-        coco = original()
-        coco.dataset = content
-        coco.createIndex()
-        return coco
+    Detectron2's loader of COCO's files does not know the names of images that LVIS's have, and that
+    of LVIS's knows ids from 1 without gaps and polygons alone, and no crowds.
 
-    pycocotools.coco.COCO = read
-    try:
-        yield
-    finally:
-        pycocotools.coco.COCO = original
+    Args:
+        classes: numbers of the categories by id.
+
+    Raises:
+        InputError: an outline that is neither polygons nor run lengths.
+    """
+    objects: dict[int, list[dict]] = {image["id"]: [] for image in content["images"]}
+    num_left_out = 0
+    for number, annotation in enumerate(content["annotations"]):
+        found = {key: annotation[key] for key in KEPT if key in annotation}
+        found |= {"bbox_mode": BoxMode.XYWH_ABS, "category_id": classes[annotation["category_id"]]}
+        if annotation.get("keypoints"):  # whole pixels, of which Detectron2 takes the middle
+            found["keypoints"] = [
+                value + 0.5 * (place % 3 != 2)
+                for place, value in enumerate(annotation["keypoints"])
+            ]
+        if annotation.get("segmentation"):
+            try:
+                found["segmentation"] = _outline(annotation["segmentation"])
+            except Exception as error:  # pycocotools raises it as such
+                raise InputError(
+                    f"{dataset.json_file!r} cannot be used: the segmentation of annotations["
+                    f"{number}], of the id {annotation['id']}, is neither a list of polygons nor "
+                    "run lengths."
+                ) from error
+            if not found["segmentation"]:
+                num_left_out += 1
+                continue
+        objects[annotation["image_id"]].append(found)
+    if num_left_out:
+        logging.getLogger(__name__).warning(
+            "%d of %d annotations of %s have no polygon of three points: they are left out.",
+            *(num_left_out, len(content["annotations"]), dataset.name),
+        )
+    records = []
+    for image in sorted(content["images"], key=lambda image: image["id"]):
+        path = os.path.join(dataset.image_root, image_file(image, dataset.format))
+        record = {"file_name": path, "height": image["height"], "width": image["width"]}
+        record |= {"image_id": image["id"], "annotations": objects[image["id"]]}
+        if dataset.format == "lvis":  # for losses that know what was looked for
+            record |= {key: image[key] for key in FEDERATED}
+        records.append(record)
+    return records
+
+
+def _outline(outline: list | dict) -> list | dict:
+    if isinstance(outline, dict):
+        is_list = isinstance(outline["counts"], list)
+        return mask.frPyObjects(outline, *outline["size"]) if is_list else outline
+    return [polygon for polygon in outline if len(polygon) % 2 == 0 and len(polygon) >= 6]
+
+
+def check_not_ignored(path: str, content: dict) -> None:
+    """
+    Raises:
+        InputError: an annotation with `ignore`, which Detectron2 does not train on.
+    """
+    for number, annotation in enumerate(content["annotations"]):
+        if annotation.get("ignore", 0):
+            raise InputError(
+                f"{path!r} cannot be used: annotations[{number}], of the id {annotation['id']}, "
+                "has 'ignore': take it out, or mark it by iscrowd."
+            )
 
 
 def register_datasets(cfg: CfgNode) -> None:
@@ -163,20 +208,26 @@ def _register(dataset: OwnDataset) -> None:
     )
 
 
-def _learn_classes(dataset: OwnDataset) -> None:
+def _learn_classes(dataset: OwnDataset, categories: list[dict] | None = None) -> None:
     """Names and numbers of the classes, as the loader gives them, before anything is built."""
     metadata = MetadataCatalog.get(dataset.name)
-    if metadata.get("thing_classes") is not None or not PathManager.isfile(dataset.json_file):
-        return
-    categories = sorted(read_categories(dataset.json_file), key=lambda category: category["id"])
+    if categories is None:
+        if metadata.get("thing_classes") is not None or not PathManager.isfile(dataset.json_file):
+            return
+        categories = read_categories(dataset.json_file)
+    categories = sorted(categories, key=lambda category: category["id"])
     names = [category["name"] for category in categories]
-    for name, number in Counter(names).items():
-        if number > 1 or not isinstance(name, str):
+    for name, number in Counter(map(str, names)).items():
+        if number > 1 or name not in names:
             raise InputError(
                 f"{number} of the categories of {dataset.json_file!r} have the name {name!r}: "
                 "results are written by name, each must have one of its own, as text."
             )
-    metadata.thing_classes = names
-    metadata.thing_dataset_id_to_contiguous_id = {
-        category["id"]: number for number, category in enumerate(categories)
-    }
+    numbers = {category["id"]: number for number, category in enumerate(categories)}
+    known = metadata.get("thing_dataset_id_to_contiguous_id", numbers)
+    if known != numbers or metadata.get("thing_classes", names) != names:
+        raise InputError(
+            f"{dataset.json_file!r} has other categories than when {dataset.name!r} was "
+            "registered: start again with the file as it is."
+        )
+    metadata.thing_classes, metadata.thing_dataset_id_to_contiguous_id = names, numbers

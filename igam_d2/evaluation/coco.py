@@ -16,7 +16,7 @@ from .coco_format import (
     tide_errors,
 )
 from .evaluator import ClassEvaluator
-from .groups import group_metrics, image_count_groups
+from .groups import FREQUENCY_GROUPS, group_metrics, image_count_groups
 from .structures import GroundTruth, Group, TaskResult
 
 __all__ = ["COCOEvaluator", "instance_count_groups"]
@@ -26,6 +26,7 @@ METRICS = {
     **{"AR1": "AR@1", "AR10": "AR@10", "AR100": "AR@100"},
     **{"ARs": "ARs@100", "ARm": "ARm@100", "ARl": "ARl@100"},
 }
+FREQUENCIES = [group.key for group in FREQUENCY_GROUPS]
 BOUNDS = (20, 400, 8000)  # training instances (Wang et al. 2020, SimCal)
 
 
@@ -33,7 +34,8 @@ class COCOEvaluator(ClassEvaluator):
     """COCO's 12 metrics of boxes and masks, 100 detections an image, and where the training
     instances are known AP1 to AP4 of COCO-LT: of classes with fewer than 20, 20 to 399, 400 to
     7,999, and 8,000 or more of them. With ``frequency_groups="image_count"`` in the data set's
-    metadata, as of one's own data, it is LVIS's APr, APc and APf by training images instead."""
+    metadata, as of one's own data, it is LVIS's APr, APc and APf by training images instead, or
+    by the ``frequency`` of the categories where all of them have one."""
 
     format = "coco"
 
@@ -47,6 +49,9 @@ class COCOEvaluator(ClassEvaluator):
 
     def _groups(self, ground_truth):
         if self._metadata.get("frequency_groups") == "image_count":
+            keys = [category.get("frequency") for category in ground_truth.categories]
+            if all(key in FREQUENCIES for key in keys):
+                return list(FREQUENCY_GROUPS), keys
             counts, make_groups = self._image_count, image_count_groups
         else:
             counts, make_groups = self._instance_count, instance_count_groups

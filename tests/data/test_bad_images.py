@@ -101,6 +101,19 @@ def test_mistakes_elsewhere_stay_what_they_are(records, cfg):
         mapper(records[0])
 
 
+@pytest.mark.parametrize("masks", [False, True])
+def test_a_training_record_without_annotations_has_no_objects(records, cfg, masks):
+    cfg.MODEL.MASK_ON = masks
+    mapper = CheckedMapper(cfg, is_train=True)
+    del records[2]["annotations"]
+    found = mapper(records[2])["instances"]
+    empty = mapper(records[2] | {"annotations": []})["instances"]
+    assert len(found) == 0 and found.gt_boxes.tensor.shape == (0, 4)
+    assert found.get_fields().keys() == empty.get_fields().keys()
+    assert "annotations" not in records[2]  # which the data set keeps
+    assert "instances" not in CheckedMapper(cfg, is_train=False)(records[2])
+
+
 def test_the_next_of_the_group_takes_its_place_until_there_are_too_many(
     tmp_path, records, mapper, caplog
 ):

@@ -97,7 +97,7 @@ def test_test_sets_by_the_lvis_rules_need_the_folder_of_each_image(dataset):
     check_test_datasets(cfg)
 
 
-def test_a_few_image_files_are_looked_for(dataset):
+def test_image_files_are_looked_for(dataset):
     cfg, file, images = dataset
     file.write_text(json.dumps(coco()))
     (images / "1.jpg").unlink()

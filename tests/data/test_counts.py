@@ -42,6 +42,11 @@ def dataset(tmp_path):
     MetadataCatalog.remove("counted")
 
 
+def _of_the_last_class(number: int) -> list[dict]:
+    annotation = {"image_id": 0, "category_id": 40, "bbox": [0, 0, 1, 1], "iscrowd": 0}
+    return [{"id": 100 + i, **annotation} for i in range(number)]
+
+
 def _expected(data: dict, ids: list[int]) -> tuple[list[int], list[int]]:
     mine = [[a for a in data["annotations"] if a["category_id"] == i] for i in ids]
     mine = [[a["image_id"] for a in found if not a["iscrowd"]] for found in mine]
@@ -65,7 +70,7 @@ def test_counts_are_kept_until_the_file_changes(dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(counts, "check_annotation_file", pytest.fail)
     assert class_counts(["counted"]).image_count.tolist() == first.image_count.tolist()
     monkeypatch.setattr(counts, "check_annotation_file", checks.check_annotation_file)
-    dataset["annotations"] += [{**dataset["annotations"][0], "category_id": 40, "iscrowd": 0}] * 2
+    dataset["annotations"] += _of_the_last_class(2)
     (tmp_path / "train.json").write_text(json.dumps(dataset))
     assert class_counts(["counted"]).instance_count[-1] == 2
     (tmp_path / "train.json.counts.json").write_text('{"sha256": "')
@@ -89,7 +94,7 @@ def test_a_file_is_read_once_in_a_folder_that_one_may_only_read(dataset, tmp_pat
     first, *others = [class_counts(["counted"]).instance_count.tolist() for _ in range(4)]
     assert others == [first] * 3 and read == [str(path)]
     data = json.loads(path.read_text())
-    data["annotations"] += [{**data["annotations"][0], "category_id": 40, "iscrowd": 0}] * 3
+    data["annotations"] += _of_the_last_class(3)
     path.write_text(json.dumps(data))
     assert class_counts(["counted"]).instance_count.tolist() == [*first[:2], 3]
     assert read == [str(path)] * 2

@@ -86,3 +86,29 @@ def test_groups_by_training_instances(data, tmp_path):
     )
     without = evaluate(COCOEvaluator(NAME, tasks=("bbox",)), data, detections)["bbox"]
     assert "AP1" not in without and without["AP"] == result["AP"]
+
+
+def test_groups_of_the_file_for_data_of_ones_own(data, tmp_path):
+    """As LVIS's evaluator; where a class has none, or another, the training images decide."""
+    detections = random_detections(np.random.default_rng(4), data)
+    MetadataCatalog.get(NAME).set(frequency_groups="image_count")
+    counts = np.full(NUM_CLASSES, 50)
+
+    def groups() -> list[str]:
+        (tmp_path / "annotations.json").write_text(json.dumps(data))
+        evaluator = COCOEvaluator(NAME, tmp_path, tasks=("bbox",), image_count=counts)
+        result = evaluate(evaluator, data, detections)["bbox"]
+        written = json.loads((tmp_path / "results.json").read_text())["classes"]
+        rare = [c["AP"]["bbox"] for c in written if c["group"] == "r"]
+        rare = [ap for ap in rare if ap is not None and np.isfinite(ap)]
+        assert result["APr"] == pytest.approx(np.mean(rare) if rare else np.nan, nan_ok=True)
+        return [c["group"] for c in written]
+
+    keys = ["r", "f", *"c" * (NUM_CLASSES - 2)]
+    in_order = sorted(data["categories"], key=lambda category: category["id"])
+    for category, key in zip(in_order, keys, strict=True):
+        category["frequency"] = key
+    assert groups() == keys
+    for other in ("rare", None):
+        in_order[0]["frequency"] = other
+        assert groups() == ["c"] * NUM_CLASSES
