@@ -1,21 +1,18 @@
 """Registers this project's data sets with Detectron2."""
 
-import contextlib
 import logging
 import os
-from collections.abc import Iterator
 
-import pycocotools.coco
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import load_coco_json
 from detectron2.data.datasets.builtin_meta import _get_builtin_metadata
 from detectron2.data.datasets.lvis import load_lvis_json
 from detectron2.utils.logger import log_first_n
 
 from ..errors import InputError
 from .annotation_file import check_annotation_file
-from .coco_lt import ORIGINAL, REBUILT, Summary, coco_lt_path, differences
+from .coco_lt import COCO_CLASSES, ORIGINAL, REBUILT, Summary, coco_lt_path, differences
 from .digits_lt import CLASS_NAMES
+from .own_data import OwnDataset, read_records
 
 
 def register_digits_lt(root: str | os.PathLike[str] | None = None) -> None:
@@ -88,16 +85,13 @@ def _expanded(root: str | os.PathLike[str] | None) -> str:
 def _load_coco_lt(json_file: str, image_root: str, name: str) -> list[dict]:
     """Warns of a file that is not the whole set: a subset may be what is wanted."""
     content = check_annotation_file(json_file)
-    try:
-        with _given_to_pycocotools(content):
-            records = load_coco_json(json_file, image_root, name)
-    except AssertionError as error:  # the metadata do not take another value
-        if "thing_" not in str(error):
-            raise
+    if {c["id"]: c["name"] for c in content["categories"]} != COCO_CLASSES:
         raise InputError(
             f"{json_file!r} of {name!r} has other classes than coco_2017_val, on which it is "
             f"tested: `python tools/prepare_coco_lt.py check {json_file}` says which."
-        ) from error
+        )
+    classes = MetadataCatalog.get(name).thing_dataset_id_to_contiguous_id
+    records = read_records(OwnDataset(name, json_file, image_root, "coco"), content, classes)
     file = os.path.basename(json_file)
     if different := differences(Summary.of_content(content), name=file):
         log_first_n(
@@ -108,21 +102,3 @@ def _load_coco_lt(json_file: str, image_root: str, name: str) -> list[dict]:
             key="message",
         )
     return records
-
-
-@contextlib.contextmanager
-def _given_to_pycocotools(content: dict) -> Iterator[None]:
-    """Lends pycocotools, which Detectron2 reads a file with, what was read of it already."""
-    original = pycocotools.coco.COCO
-
-    def read(_path: str) -> pycocotools.coco.COCO:
-        coco = original()
-        coco.dataset = content
-        coco.createIndex()
-        return coco
-
-    pycocotools.coco.COCO = read
-    try:
-        yield
-    finally:
-        pycocotools.coco.COCO = original
