@@ -15,92 +15,20 @@ import argparse
 import datetime
 import os
 import signal
-import subprocess
 import sys
-import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from comparison_runs import BASELINE, ROOT, Run, check_settings, names_of_configs, plan
+from comparison_runs import BASELINE, RESULTS, names_of_configs, plan
 from comparison_table import DATASET, markdown, summarise
 from measure import hardware
+from run_queue import execute, slots
+from run_settings import check_settings
 
 from igam_d2.data.digits_lt import make_digits_lt
 from igam_d2.errors import InputError
 from igam_d2.files import write_json, write_whole
 from igam_d2.report.build_report import write_report
-
-POLL_SECONDS = 0.2
-
-
-def start(run: Run, threads: int) -> subprocess.Popen:
-    how = "--resume" if run.trains else "--eval-only"
-    command = [sys.executable, str(ROOT / "train_net.py"), how, "--config-file"]
-    run.folder.mkdir(parents=True, exist_ok=True)
-    with open(run.folder / "console.txt", "wb") as console:
-        return subprocess.Popen(
-            [*command, str(run.config_file), *run.opts],
-            stdout=console,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-            start_new_session=True,  # Ctrl-C reaches it as SIGTERM, at which it saves a checkpoint
-        )
-
-
-def execute(runs: Sequence[Run], jobs: int, threads: int) -> None:
-    """Carries out the runs that are not over, `jobs` at a time, and says when each is."""
-    waiting = [run for run in runs if not run.over]
-    running: dict[subprocess.Popen, tuple[Run, float]] = {}
-    spent: list[float] = []  # seconds of the trainings
-
-    def say(run: Run, seconds: float = 0.0) -> None:
-        said = f"AP {run.metrics['AP']:.1f}" if run.metrics else f"FAILED: {run.problem}"
-        trainings = [r for r in (*waiting, *(r for r, _ in running.values())) if r.trains]
-        hint = ""
-        if spent and trainings:
-            left = len(trainings) * sum(spent) / len(spent) / min(jobs, len(trainings))
-            hint = f"; about {_duration(left)} left"
-        place = f"{sum(r.over for r in runs)}/{len(runs)}"
-        print(
-            f"{place} {run.method}, seed {run.seed}: {said}, {_duration(seconds)}{hint}", flush=True
-        )
-
-    try:
-        while waiting or running:
-            ready = [run for run in waiting if run.detector is None or run.detector.over]
-            for run in ready[: jobs - len(running)]:
-                waiting.remove(run)
-                if run.detector is not None and run.detector.problem is not None:
-                    run.problem = f"it begins with the detector of {BASELINE}, which failed"
-                    say(run)
-                else:
-                    running[start(run, threads)] = run, time.monotonic()
-            time.sleep(POLL_SECONDS)
-            for process in [p for p in running if p.poll() is not None]:
-                run, began = running.pop(process)
-                seconds = time.monotonic() - began
-                finish(run, process.returncode)
-                if run.trains and run.metrics is not None:
-                    spent.append(seconds)
-                say(run, seconds)
-    finally:
-        for process in running:
-            process.terminate()
-        for process in running:
-            process.wait()
-
-
-def finish(run: Run, status: int) -> None:
-    run.metrics = run.found() if status == 0 else None
-    if run.metrics is None:
-        text = (run.folder / "console.txt").read_text(encoding="utf-8", errors="replace")
-        lines = [line for line in text.splitlines() if line.strip()]
-        run.problem = f"{lines[-1].strip() if lines else 'it said nothing'} (exit status {status})"
-
-
-def _duration(seconds: float) -> str:
-    return str(datetime.timedelta(seconds=round(seconds)))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -139,16 +67,16 @@ def compare(args: argparse.Namespace, opts: list[str]) -> int:
         print(f"Making Digits-LT in {datasets}", flush=True)
         make_digits_lt(datasets)
     for run in runs:
-        check_settings(run)
         if not run.problem:
-            run.metrics = run.found()
-    threads = max(1, len(os.sched_getaffinity(0)) // args.jobs)
-    done = sum(run.metrics is not None for run in runs)
+            check_settings(run.folder, run.cfg, [RESULTS])
+            run.result = run.found()
+    done = sum(run.result is not None for run in runs)
     print(f"{len(runs)} runs, {done} of them done before; {args.jobs} at a time", flush=True)
     for run in runs:
         if run.problem:
-            print(f"- {run.method}, seed {run.seed}: FAILED: {run.problem}", flush=True)
-    execute(runs, args.jobs, threads)
+            print(f"- {run.name}: FAILED: {run.problem}", flush=True)
+    environments = slots(args.jobs)
+    execute(runs, environments)
 
     records = summarise(runs, by_ap=not args.configs)
     devices = {run.cfg.MODEL.DEVICE for run in runs if run.cfg is not None}
@@ -158,7 +86,7 @@ def compare(args: argparse.Namespace, opts: list[str]) -> int:
         "hardware": hardware("cuda" if any(d.startswith("cuda") for d in devices) else "cpu"),
         "torch": torch.__version__,
         "jobs": args.jobs,
-        "threads": threads,
+        "threads": int(environments[0]["OMP_NUM_THREADS"]),
         "date": datetime.date.today().isoformat(),
         "opts": opts,
     }

@@ -1,23 +1,26 @@
 """The runs of compare_losses.py: what each one is, and what it has left on disk."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import yaml
 from comparison_table import DATASET, read_metrics
 from detectron2.config import CfgNode
+from run_queue import Job
+from run_settings import differing_settings
 
 from igam_d2.config import load_config
 from igam_d2.errors import InputError
 from igam_d2.loss_config import cls_loss_class
 
-__all__ = ["BASELINE", "ROOT", "Run", "check_settings", "names_of_configs", "plan"]
+__all__ = ["BASELINE", "RESULTS", "ROOT", "Run", "names_of_configs", "plan"]
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs" / "Digits-LT"
 BASELINE = "softmax_ce"
+RESULTS = f"inference/{DATASET}/results.json"
 # Options that would be overridden, and what is to be done instead
 OWN_OPTIONS = {
     "OUTPUT_DIR": "choose it with --output",
@@ -32,23 +35,16 @@ OF_EVALUATION = ("TEST.CALIBRATION.", "OUTPUT_DIR", "MODEL.WEIGHTS")
 CHECKPOINT_PERIOD = 1000
 
 
-@dataclass(eq=False)
-class Run:
-    """One method with one seed; over with either `metrics` or a `problem`."""
+@dataclass(eq=False, kw_only=True)
+class Run(Job):
+    """One method with one seed; its `result` are the metrics of the evaluation after it."""
 
     method: str
     seed: int
-    folder: Path
     opts: list[str]
     cfg: CfgNode | None = None
     detector: "Run | None" = None  # whose model it begins with
     trains: bool = True
-    metrics: dict[str, float | None] | None = None
-    problem: str | None = None
-
-    @property
-    def over(self) -> bool:
-        return self.metrics is not None or self.problem is not None
 
     @property
     def config_file(self) -> Path:
@@ -60,13 +56,16 @@ class Run:
 
     def found(self) -> dict[str, float | None] | None:
         """The metrics of an evaluation after the whole training."""
-        results = self.folder / "inference" / DATASET / "results.json"
+        results = self.folder / RESULTS
         model = self.model if self.trains else self.detector.model
         try:
             later = results.stat().st_mtime >= model.stat().st_mtime
         except OSError:
             return None
         return read_metrics(self.folder) if later else None
+
+    def said(self) -> str:
+        return f"AP {self.result['AP']:.1f}"
 
 
 def names_of_configs() -> list[str]:
@@ -115,16 +114,23 @@ def _run(
     if not torch.cuda.is_available():
         own["MODEL.DEVICE"] = "cpu"  # or each run would be told so
     opts = opts + [str(part) for item in own.items() for part in item]
-    run = Run(method, seed, folder / method, opts)
+    run = Run(
+        name=f"{method}, seed {seed}", folder=folder / method, method=method, seed=seed, opts=opts
+    )
     try:
         run.cfg = load_config(str(run.config_file), run.opts)
         second_stage = cls_loss_class(run.cfg).second_stage
         if baseline is not None and (second_stage or _calibrates(run.cfg, baseline.cfg)):
             run.detector, run.trains = baseline, second_stage
+            run.needs = (baseline,)
             run.opts += ["MODEL.WEIGHTS", str(baseline.model)]
             run.cfg = load_config(str(run.config_file), run.opts)
     except InputError as error:
         run.problem = str(error)
+    run.kind = "training" if run.trains else "evaluation"
+    how = "--resume" if run.trains else "--eval-only"
+    train_net = [sys.executable, str(ROOT / "train_net.py"), how]
+    run.command = [*train_net, "--config-file", str(run.config_file), *run.opts]
     return run
 
 
@@ -133,40 +139,4 @@ def _calibrates(cfg: CfgNode, baseline: CfgNode | None) -> bool:
     node = cfg.TEST.CALIBRATION
     if baseline is None or not (node.NORCAL_GAMMA > 0 or node.TAU > 0):
         return False
-    return all(key.startswith(OF_EVALUATION) for key in _differing(_flat(cfg), _flat(baseline)))
-
-
-def check_settings(run: Run) -> None:
-    """Refuses to go on with, or to count, a run of other settings.
-
-    Raises:
-        InputError: which setting differs.
-    """
-    kept = ("last_checkpoint", f"inference/{DATASET}/results.json")
-    if run.cfg is None or not any((run.folder / name).is_file() for name in kept):
-        return
-    wanted = _flat(yaml.safe_load(run.cfg.dump()))
-    try:
-        before = _flat(yaml.safe_load((run.folder / "config.yaml").read_text(encoding="utf-8")))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(
-            f"{run.folder} may have been run with other settings, as it has no readable "
-            "config.yaml: choose another --output, or delete it."
-        ) from error
-    for key in _differing(wanted, before):
-        raise InputError(
-            f"{run.folder} was run with {key} {before.get(key)!r}, which is now "
-            f"{wanted.get(key)!r}: choose another --output, or delete it."
-        )
-
-
-def _differing(a: dict[str, object], b: dict[str, object]) -> list[str]:
-    return sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key))
-
-
-def _flat(node: object, prefix: str = "") -> dict[str, object]:
-    """The settings by their whole names."""
-    if not isinstance(node, dict):
-        return {prefix: node}
-    parts = (_flat(v, f"{prefix}.{k}" if prefix else k) for k, v in node.items())
-    return {key: value for part in parts for key, value in part.items()}
+    return all(key.startswith(OF_EVALUATION) for key in differing_settings(cfg, baseline))

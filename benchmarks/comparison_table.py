@@ -30,20 +30,20 @@ def summarise(runs: Sequence[Any], by_ap: bool) -> list[dict[str, Any]]:
     """A record for each method, in the order of the runs or with the highest AP first.
 
     Args:
-        runs: each with `method`, `seed`, `metrics` (None if it failed) and `problem`.
+        runs: each with `method`, `seed`, `result` (None if it failed) and `problem`.
     """
     records = []
     for method in dict.fromkeys(run.method for run in runs):
         mine = [run for run in runs if run.method == method]
-        done = [run for run in mine if run.metrics is not None]
+        done = [run for run in mine if run.result is not None]
         record = {
             "method": method,
             "seeds": [run.seed for run in done],
-            "failed": {run.seed: run.problem for run in mine if run.metrics is None},
+            "failed": {run.seed: run.problem for run in mine if run.result is None},
             "metrics": {},
         }
         for name in METRICS if done else ():
-            values = [run.metrics[name] for run in done]
+            values = [run.result[name] for run in done]
             known = None not in values
             record["metrics"][name] = {
                 "values": values,

@@ -49,7 +49,7 @@ TEST: {CALIBRATION: {TAU: 1.0}}""",
     }.items():
         (folder / f"{name}.yaml").write_text(f"_BASE_: Base.yaml\n{text}\n")
     (tmp_path / "train_net.py").write_text(TRAIN_NET)
-    monkeypatch.setattr(compare_losses, "ROOT", tmp_path)
+    monkeypatch.setattr(comparison_runs, "ROOT", tmp_path)
     yield compare_losses
     for path in BENCHMARKS.glob("*.py"):
         sys.modules.pop(path.stem, None)
@@ -146,7 +146,9 @@ def test_an_interruption_stops_the_runs_and_is_told_in_a_line(
 ):
     started = []
 
-    def start(run, threads):
+    import run_queue
+
+    def start(run, environment):
         command = [sys.executable, "-c", "import time; time.sleep(100)"]
         started.append(subprocess.Popen(command, start_new_session=True))
         return started[-1]
@@ -154,9 +156,9 @@ def test_an_interruption_stops_the_runs_and_is_told_in_a_line(
     def interrupt(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(comparison, "start", start)
+    monkeypatch.setattr(run_queue.Job, "start", start)
     clock = SimpleNamespace(sleep=interrupt, monotonic=time.monotonic)
-    monkeypatch.setattr(comparison, "time", clock)
+    monkeypatch.setattr(run_queue, "time", clock)
     args = ["softmax_ce", "rfs", "--seeds", "3", "--output", str(tmp_path / "output"), "--", *TINY]
     assert comparison.main(args) == 130
     assert len(started) == 2 and all(process.poll() is not None for process in started)
@@ -178,7 +180,7 @@ def test_summary_over_seeds(comparison):
 
     def run(method, seed, ap, problem=None):
         metrics = None if ap is None else {**dict.fromkeys(METRICS, ap), "APr": None}
-        return SimpleNamespace(method=method, seed=seed, metrics=metrics, problem=problem)
+        return SimpleNamespace(method=method, seed=seed, result=metrics, problem=problem)
 
     runs = [run("a", 1, 10.0), run("a", 2, 12.0), run("b", 1, 30.0), run("b", 2, None, "why")]
     runs += [run("c", 1, None, "x"), run("c", 2, None, "x")]
