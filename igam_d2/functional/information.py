@@ -26,9 +26,8 @@ def information_amount(
             unbiased S n / (n - 1) with n - 1 degrees of freedom (Chen et al. 2010, eq. 23).
             "ledoit_peche": each eigenvalue shrunk on its own, by the analytical formula of Ledoit
             and Wolf (2020, section 4.7 and appendix C) for the oracle of Ledoit and Peche (2011),
-            of the unbiased covariance. Its theory excludes n near D: there the smallest sample
-            eigenvalues come close to zero and the estimate is unstable, as it is for n of a few
-            dozen. Below 13 samples, where its kernel is not defined, "oas" stands in.
+            of the unbiased covariance. Its theory excludes n = D. Below 13 samples, where its
+            kernel is not defined, "oas" stands in.
 
     Returns:
         (...,) bits. A matrix with a NaN or Inf gives NaN; n = 0 counts as n = 1.
@@ -110,6 +109,10 @@ def _ledoit_peche(eigenvalues: Tensor, freedom: Tensor) -> Tensor:
     logarithm = ((root - x) / (root + x)).abs().log()
     logarithm = logarithm.where(logarithm.isfinite(), 0)  # its factor is zero there
     hilbert = -0.3 / math.pi * x + 0.75 / root / math.pi * parabola * logarithm
+    # Far from a kernel these terms cancel; the first ones of their series, by the kernel's moments
+    far = 1 / x.where(x.abs() > 100, math.inf).square()
+    series = -(1 + far * (1 + far * (15 / 7 + far * (125 / 21)))) / (math.pi * x)
+    hilbert = torch.where(x.abs() > 100, series, hilbert)
     hilbert = (hilbert * weight).sum(-1)  # (4.8)
 
     full = (math.pi * c * values * density).square()

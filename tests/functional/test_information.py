@@ -144,6 +144,15 @@ def test_ledoit_peche_recovers_known_spectra(n):
         assert error < 0.06 * oracle.sum() and error < naive / 4
 
 
+@pytest.mark.parametrize("n", [64, 300])  # D = 64: the spectrum's tail is far from every kernel
+def test_ledoit_peche_of_a_spectrum_over_many_orders_of_magnitude(n):
+    spectrum = 100 * np.exp(-np.arange(64) / 3)
+    truth = 0.5 * np.log2(1 + spectrum).sum()
+    covariance = torch.tensor(np.cov(sample(spectrum, n).T, bias=True))
+    got = IF.information_amount(covariance, torch.tensor(n), shrinkage="ledoit_peche")
+    assert got.item() == pytest.approx(truth, rel=0.05)
+
+
 def test_ledoit_peche_of_few_or_equal_samples():
     covariance = random_covariances(3, 8)
     n = torch.tensor([2, 12, 12])
