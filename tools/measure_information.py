@@ -25,15 +25,13 @@ import sys
 from pathlib import Path
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog, build_detection_test_loader
-from detectron2.data.detection_utils import build_augmentation
+from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 
 from igam_d2.config import load_config
-from igam_d2.data import load_training_set
-from igam_d2.data.mapper import CheckedMapper, EvaluationImages, max_bad_images
 from igam_d2.engine import Checkpointer
 from igam_d2.engine.measure import DetectorMoments
+from igam_d2.engine.measured_images import ground_truth_batches, load_records
 from igam_d2.errors import InputError, TransientError, one_line_errors, os_reason
 from igam_d2.files import strict, write_json, write_whole
 from igam_d2.functional import SHRINKAGES
@@ -122,21 +120,10 @@ def measure(args: argparse.Namespace, cfg: CfgNode) -> None:
         f"moments and queue take {detector.num_bytes / 2**20:,.1f} MiB on {model.device}.",
         file=sys.stderr,
     )
-    mapper = CheckedMapper(
-        is_train=True,  # keeps the annotations
-        augmentations=build_augmentation(cfg, is_train=False),
-        image_format=cfg.INPUT.FORMAT,
-    )
-    images = EvaluationImages(records, mapper, max_bad=max_bad_images(cfg), then="it is left out")
-    loader = build_detection_test_loader(
-        images,
-        mapper=None,
-        batch_size=args.batch_size,
-        num_workers=cfg.DATALOADER.NUM_WORKERS,
-    )
-    batches = ([record for record in batch if "instances" in record] for batch in loader)
     moments = detector.measure(
-        batches, len(records), report=lambda line: print(line, file=sys.stderr)
+        ground_truth_batches(cfg, records, args.batch_size),
+        len(records),
+        report=lambda line: print(line, file=sys.stderr),
     )
 
     shrinkage = args.shrinkage or cfg.MODEL.IGAM.SHRINKAGE
@@ -175,35 +162,6 @@ def _make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"Folder {str(path)!r} cannot be made ({os_reason(error)}).") from error
-
-
-def load_records(
-    cfg: CfgNode, names: tuple[str, ...], num_classes: int, max_images: int | None
-) -> list[dict]:
-    """Records of the data sets that have an instance, checked as a training set is."""
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.DATASETS.TRAIN = names
-    cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = True
-    cfg.MODEL.LOAD_PROPOSALS = False
-    cfg.MODEL.ROI_HEADS.NUM_CLASSES = num_classes
-    try:
-        records = load_training_set(cfg)
-    except InputError as error:
-        if cfg.MODEL.META_ARCHITECTURE != "RetinaNet":
-            raise
-        key = "MODEL.RETINANET.NUM_CLASSES"
-        raise InputError(str(error).replace("MODEL.ROI_HEADS.NUM_CLASSES", key)) from error
-    number = min(max_images or len(records), len(records))
-    return [_essential(records[i * len(records) // number]) for i in range(number)]
-
-
-def _essential(record: dict) -> dict:
-    """Without masks and keypoints, which would be copied into every worker for nothing."""
-    keys = ("bbox", "bbox_mode", "category_id", "iscrowd")
-    annotations = [{key: a[key] for key in keys if key in a} for a in record["annotations"]]
-    kept = {key: record[key] for key in ("file_name", "height", "width") if key in record}
-    return kept | {"annotations": annotations}
 
 
 if __name__ == "__main__":

@@ -223,6 +223,7 @@ class DetectorMoments:
         num_images: int,
         *,
         report: Callable[[str], object] | None = None,
+        observe: Callable[[str, Tensor, Tensor], object] | None = None,
     ) -> dict[str, ClassMoments]:
         """One pass, with the model in eval mode.
 
@@ -230,6 +231,8 @@ class DetectorMoments:
             loader: batches of mapped records with `image` and `instances`.
             num_images: that it will give, for the estimate.
             report: is told, every few seconds, how far it is.
+            observe: is given each batch's embeddings (n, D) and classes (n,), after the name of the
+                predictor.
         """
         device = self._model.device
         with torch.device(device):
@@ -247,6 +250,8 @@ class DetectorMoments:
                     for name, x in embeddings.items():
                         if name in projections:
                             x = x.float() @ projections[name]
+                        if observe is not None:
+                            observe(name, x, classes)
                         _enqueue(*state[name], x, classes)
                 done += len(batch)
                 if report is not None and (line := progress.line(done)):

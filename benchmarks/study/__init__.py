@@ -1,0 +1,1 @@
+"""A study of classification losses: its plan, runs, statistics, tables and figures."""
