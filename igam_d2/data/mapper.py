@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -230,8 +230,13 @@ class EvaluationImages(_CheckedImages):
         return self._mapper.blank(record)
 
 
-def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
+def build_test_loader(
+    cfg: CfgNode, dataset_name: str, *, mapper: Callable[[dict], dict] | None = None
+) -> DataLoader:
     """Detectron2's test loader over :class:`EvaluationImages`.
+
+    Args:
+        mapper: of a record; None for a :class:`CheckedMapper`.
 
     Raises:
         InputError: annotations that cannot be read, a limit below 0.
@@ -244,7 +249,6 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
         records = get_detection_dataset_dicts(
             [dataset_name], filter_empty=False, proposal_files=proposal_files
         )
-    images = EvaluationImages(
-        records, CheckedMapper(cfg, is_train=False), max_bad=max_bad_images(cfg)
-    )
+    mapper = mapper or CheckedMapper(cfg, is_train=False)
+    images = EvaluationImages(records, mapper, max_bad=max_bad_images(cfg))
     return build_detection_test_loader(images, mapper=None, num_workers=cfg.DATALOADER.NUM_WORKERS)

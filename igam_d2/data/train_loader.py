@@ -92,13 +92,16 @@ class BatchStream(Sampler):
         self.generator.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
 
 
-def build_train_loader(cfg: CfgNode, records: list[dict]) -> DataLoader:
+def build_train_loader(
+    cfg: CfgNode, records: list[dict], *, mapper: Callable[[dict], dict] | None = None
+) -> DataLoader:
     """Detectron2's training loader over a :class:`BatchStream`, its `batch_sampler`, with the
     sampler that DATALOADER.SAMPLER_TRAIN names; images that cannot be read are passed over as
     DATALOADER.MAX_BAD_IMAGES says.
 
     Args:
         records: of the training set, in Detectron2's format.
+        mapper: of a record; None for a :class:`CheckedMapper`.
 
     Returns:
         An endless loader of lists of mapped records; its `epoch_length` is the number of records
@@ -113,7 +116,7 @@ def build_train_loader(cfg: CfgNode, records: list[dict]) -> DataLoader:
     if loader.ASPECT_RATIO_GROUPING:
         groups = [int(record["width"] > record["height"]) for record in records]
     stream = BatchStream(build_train_sampler(cfg, records), cfg.SOLVER.IMS_PER_BATCH, groups=groups)
-    mapper, max_bad = CheckedMapper(cfg, is_train=True), max_bad_images(cfg)
+    mapper, max_bad = mapper or CheckedMapper(cfg, is_train=True), max_bad_images(cfg)
     data_loader = DataLoader(
         TrainingImages(records, mapper, max_bad=max_bad, groups=groups),
         batch_sampler=stream,
