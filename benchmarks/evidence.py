@@ -24,7 +24,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from run_queue import execute, slots
-from study.plan import CACHED, FULL, GRID, SCALES, Choice, Step, cosine_ce, igam, steps
+from study.plan import CACHED, FULL, Choice, Step, steps
 from study.report import write_evidence
 from study.runs import ROOT, Experiment, Run
 
@@ -105,7 +105,7 @@ def run(args: argparse.Namespace, opts: list[str]) -> int:
             print(f"Step {number}: {step.title}", flush=True)
             execute(jobs, slots(args.jobs, args.gpus), deadline=deadline)
         done += [job for job in jobs if isinstance(job, Run) and job not in done]
-        if step.chooses:
+        if step.candidates:
             choice = choose(step, choice, experiment)
     missing = [job for job in done if job.result is None]
     write_json(args.output / "choices.json", asdict(choice))
@@ -117,29 +117,19 @@ def run(args: argparse.Namespace, opts: list[str]) -> int:
 
 
 def choose(step: Step, choice: Choice, experiment: Experiment) -> Choice:
-    """The choice that a step is for, by the mean AP on the selection split; none before all seeds
-    of all its runs are done."""
-    if step.chooses == "scale":
-        candidates = {(scale,): cosine_ce(scale) for scale in SCALES}
-    else:
-        candidates = {pair: igam(*pair, choice.scale) for pair in GRID}
+    """The candidate with the highest mean AP on the selection split; as it was before all seeds of
+    all candidates are done."""
     means = {}
-    for candidate, method in candidates.items():
+    for candidate, method in step.candidates.items():
         runs = [experiment.run(CACHED, method, seed) for seed in experiment.seeds]
         if any(run.result is None for run in runs):
-            print(f"No choice of the {step.chooses}: {method.name} is not done.", flush=True)
+            print(f"Nothing is chosen yet: {method.name} is not done.", flush=True)
             return choice
         means[candidate] = sum(run.result["selection"] for run in runs) / len(runs)
     best = max(means, key=means.get)
-    print(
-        f"Choice of the {step.chooses} by AP on the selection split: "
-        + ", ".join(f"{'/'.join(map(str, c))} {ap:.2f}" for c, ap in means.items())
-        + f" -> {'/'.join(map(str, best))}",
-        flush=True,
-    )
-    if step.chooses == "scale":
-        return Choice(scale=best[0])
-    return Choice(choice.scale, *best)
+    values = ", ".join(f"{candidate} {ap:.2f}" for candidate, ap in means.items())
+    print(f"AP on the selection split: {values}. Chosen: {best}", flush=True)
+    return best
 
 
 if __name__ == "__main__":

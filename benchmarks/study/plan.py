@@ -15,7 +15,7 @@ The order:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from igam_d2.functional import READINGS
 
@@ -64,14 +64,20 @@ class Choice:
     reading: str | None = None
     shrinkage: str | None = None
 
+    def __str__(self) -> str:
+        return " ".join(str(part) for part in (self.reading, self.shrinkage) if part) or (
+            f"s = {self.scale}"
+        )
+
 
 @dataclass(frozen=True)
 class Step:
-    """Runs of equal rank: (kind, method) in their order; `chooses` "scale" or "reading" by them."""
+    """Runs of equal rank: (kind, method) in their order; and the choice that is made after them,
+    each with the method of which the mean AP on the selection split must be the highest."""
 
     title: str
     runs: tuple[tuple[str, Method], ...]
-    chooses: str | None = None
+    candidates: dict[Choice, Method] = field(default_factory=dict)
 
 
 def _loss(name: str, **constants: object) -> tuple[str, ...]:
@@ -114,19 +120,20 @@ def steps(choice: Choice) -> list[Step]:
     def of(kind: str, methods: Sequence[Method]) -> tuple[tuple[str, Method], ...]:
         return tuple((kind, method) for method in methods)
 
-    cosines = of(CACHED, [cosine_ce(scale) for scale in SCALES])
+    cosines = {Choice(scale): cosine_ce(scale) for scale in SCALES}
     planned = [
         Step("softmax CE, the common detectors", of(FULL, [softmax_ce()])),
-        Step("the scale, with cosine CE", cosines, chooses="scale"),
+        Step("the scale, with cosine CE", of(CACHED, list(cosines.values())), cosines),
     ]
     if (s := choice.scale) is None:
         return planned
     first = igam(*FIRST, s)
-    rest = [igam(*pair, s) for pair in GRID if pair != FIRST]
+    grid = {Choice(s, *pair): igam(*pair, s) for pair in GRID}
+    rest = [method for method in grid.values() if method != first]
     planned += [
         Step("CE and IGAM as second stages", of(CACHED, [softmax_ce(), first])),
         Step("cosine CE and IGAM as whole detectors", of(FULL, [cosine_ce(s), first])),
-        Step("readings and shrinkages", of(CACHED, rest), chooses="reading"),
+        Step("readings and shrinkages", of(CACHED, rest), grid),
         Step("the other losses", of(CACHED, _others(s))),
     ]
     if choice.reading is None:

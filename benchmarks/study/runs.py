@@ -193,7 +193,8 @@ class Experiment:
         if seed not in self._caches:
             detector = self.run(FULL, softmax_ce(), seed)
             folder = self.output / "cache" / f"seed{seed}"
-            opts = [*self._opts, "MODEL.WEIGHTS", str(detector.folder / "model_final.pth")]
+            opts = [*self._opts, *detector.method.opts]
+            opts += ["MODEL.WEIGHTS", str(detector.folder / "model_final.pth")]
             opts += ["SEED", str(seed), "OUTPUT_DIR", str(folder)]
             cache = Cache(
                 name=f"RoI features, seed {seed}",
