@@ -25,7 +25,7 @@ $(READY): setup.py $(wildcard requirements/*)
 	@sh requirements/make_venv.sh $(VENV)
 	@rm -f $(VENV)/.ready-* && touch $(VENV)/.unfinished
 	$(INSTALL) torch
-	$(INSTALL) project demo,dev,detectron2,swin
+	$(INSTALL) project demo,bench,dev,detectron2,swin
 	$(INSTALL) detectron2 '$(DETECTRON2)'
 	$(PY) -W ignore -c 'import torch, torchvision, igam_d2.engine; print("ready: torch", torch.__version__)'
 	@rm $(VENV)/.unfinished && touch $@

@@ -35,6 +35,16 @@ setup(
     extras_require={
         # The embedded data set: digits and photographs that ship inside these two
         "demo": ["scikit-learn", "scikit-image", "opencv-python"],
+        # Meshes-LT: the same photographs, and object meshes with their renderer, whose version is
+        # part of the set's bytes. This is the only platform that it has a wheel for; its source
+        # needs a C++ compiler and long. Elsewhere a set can be checked, unpacked and trained on.
+        "bench": [
+            "scikit-learn",
+            "scikit-image",
+            "opencv-python",
+            "pybullet==3.2.7; python_version=='3.11' and sys_platform=='linux' "
+            "and platform_machine=='x86_64'",
+        ],
         # pytorch-metric-learning's angular losses are what ours must equal. The last four check
         # docker/: the Dockerfile, shell scripts, Compose and Kubernetes files
         "dev": [

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from igam_d2.data.photos import background, load_photos, photo_region, save_jpeg
 from igam_d2.errors import InputError
 
 CLASS_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -35,13 +36,9 @@ VAL_IMAGE_COUNT = 90  # of every class
 
 EXTRA_INSTANCE = 0.5  # chance that a class occurs a second time in an image
 SAMPLE_SHARE = 0.7  # of a class's digit samples, for training
+_PHOTO_SHARE = {"train": (0.0, 0.7), "val": (0.7, 1.0)}  # of a photo's longer side
 
 _VERSION = 1  # raise it when the same parameters shall give other images
-_SKIMAGE_PHOTOS = (
-    "astronaut", "brick", "camera", "cell", "chelsea", "clock", "coffee", "coins", "grass",
-    "gravel", "hubble_deep_field", "immunohistochemistry", "moon", "page", "retina", "rocket",
-    "stereo_motorcycle", "text",
-)  # fmt: skip
 
 
 def frequency_group(image_count: int) -> str:
@@ -137,23 +134,13 @@ def _made_with(target: Path, parameters: dict[str, Any]) -> bool:
 def _load_sources() -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     """Digits (N, 8, 8) in [0, 1], their labels (N,), and photos by name, (H, W, 3) uint8 RGB."""
     try:
-        import cv2  # noqa: F401
-        import skimage.data
-        from sklearn.datasets import load_digits, load_sample_images
+        from sklearn.datasets import load_digits
     except ImportError as error:
         raise InputError(
             f"Digits-LT needs {error.name}, which `pip install igam_d2[demo]` installs."
         ) from error
+    photos = load_photos("Digits-LT", extra="demo")
     bunch = load_digits()
-    samples = load_sample_images()
-    photos = {
-        Path(name).stem: image
-        for name, image in zip(samples.filenames, samples.images, strict=True)
-    }
-    for name in _SKIMAGE_PHOTOS:
-        photo = getattr(skimage.data, name)()
-        photo = photo[0] if isinstance(photo, tuple) else photo  # the left eye of a stereo pair
-        photos[name] = photo if photo.ndim == 3 else np.repeat(photo[..., None], 3, axis=2)
     return bunch.images / 16.0, bunch.target, photos
 
 
@@ -231,14 +218,20 @@ def _make_split(
     """Write a split's images; its `images` and `annotations` in LVIS's form."""
     # Here, not above: it needs OpenCV, and who only registers the set does not
     from igam_d2.data import digits_lt_images as pictures
+    from igam_d2.data.outlines import mask_box, mask_polygons
 
     images, annotations = [], []
     names = sorted(photos)
-    regions = {name: pictures.photo_region(photos[name], folder.name) for name in names}
+    regions = {name: photo_region(photos[name], *_PHOTO_SHARE[folder.name]) for name in names}
     all_ids = set(range(1, len(CLASS_NAMES) + 1))
     for image_id, classes in enumerate(classes_per_image, start=1):
         name = names[rng.integers(len(names))]
-        backdrop, crop = pictures.background(rng, *regions[name])
+        backdrop, crop = background(
+            rng,
+            *regions[name],
+            image_size=pictures.IMAGE_SIZE,
+            crop_size=pictures.CROP_SIZE,
+        )
         present = [classes[i] for i in rng.permutation(len(classes))]
         samples = [int(rng.choice(pools[digit])) for digit in present]
         image, owner = pictures.compose(
@@ -246,7 +239,7 @@ def _make_split(
         )
 
         file_name = f"{image_id:06d}.jpg"
-        pictures.save(folder / file_name, image)
+        save_jpeg(folder / file_name, image)
         images.append(
             {
                 "id": image_id,
@@ -269,9 +262,9 @@ def _make_split(
                     "id": len(annotations) + 1,
                     "image_id": image_id,
                     "category_id": digit + 1,
-                    "bbox": pictures.mask_box(mask),
+                    "bbox": mask_box(mask),
                     "area": float(mask.sum()),
-                    "segmentation": pictures.mask_polygons(mask),
+                    "segmentation": mask_polygons(mask),
                     "sample": sample,
                 }
             )

@@ -1,6 +1,4 @@
-"""Draws the pictures of Digits-LT, and turns masks into LVIS's boxes and polygons."""
-
-from pathlib import Path
+"""Draws the pictures of Digits-LT: enlarged digits in contrasting colours over photographs."""
 
 import cv2
 import numpy as np
@@ -9,38 +7,8 @@ IMAGE_SIZE = 128
 DIGIT_HEIGHT = (34, 60)  # pixels of the 8x8 cell; the strokes fill most of its height
 INK = 0.42  # a glyph's value above which a pixel belongs to the digit
 ZOOM = 6  # an 8x8 digit is enlarged by this before it is rotated and scaled
-PHOTO_SHARE = 0.7  # of a photo's longer side, for training
 CROP_SIZE = (96, 320)  # pixels of the photo
 MAX_COVERED = 0.12  # of a digit's pixels, by digits above it
-
-
-def photo_region(photo: np.ndarray, split: str) -> tuple[np.ndarray, int, int]:
-    """The part of a photo that belongs to a split, and the (x, y) of its corner in the photo."""
-    height, width = photo.shape[:2]
-    axis = 0 if height > width else 1
-    cut = round(PHOTO_SHARE * photo.shape[axis])
-    if split == "train":
-        return (photo[:cut] if axis == 0 else photo[:, :cut]), 0, 0
-    return (photo[cut:], 0, cut) if axis == 0 else (photo[:, cut:], cut, 0)
-
-
-def background(
-    rng: np.random.Generator, region: np.ndarray, x0: int, y0: int
-) -> tuple[np.ndarray, list[int]]:
-    """A crop of a photo's region, resized and jittered, float32 RGB; and its XYWH in the photo."""
-    height, width = region.shape[:2]
-    largest = min(height, width, CROP_SIZE[1])
-    size = int(rng.integers(min(CROP_SIZE[0], largest), largest + 1))
-    x, y = int(rng.integers(width - size + 1)), int(rng.integers(height - size + 1))
-    crop = region[y : y + size, x : x + size]
-    # INTER_AREA averages what it shrinks; it is plain interpolation where it enlarges
-    image = cv2.resize(crop, (IMAGE_SIZE, IMAGE_SIZE), interpolation=cv2.INTER_AREA)
-    image = np.rot90(image, int(rng.integers(4)))
-    image = image[:, ::-1] if rng.random() < 0.5 else image
-    image = image.astype(np.float32)
-    image = (image - image.mean()) * rng.uniform(0.4, 1.0) + image.mean() * rng.uniform(0.7, 1.2)
-    image *= rng.uniform(0.8, 1.2, 3)  # a colour cast
-    return np.clip(image, 0, 255).astype(np.float32), [x0 + x, y0 + y, size, size]
 
 
 def compose(
@@ -104,44 +72,3 @@ def _contrasting_colour(rng: np.random.Generator, background: np.ndarray) -> np.
         colour = rng.uniform(0, 255, 3)
         if abs(colour @ luma - behind) > 90:
             return colour.astype(np.float32)
-
-
-def mask_box(mask: np.ndarray) -> list[float]:
-    """The XYWH box of a mask's pixels."""
-    ys, xs = np.nonzero(mask)
-    x, y = xs.min(), ys.min()
-    return [float(x), float(y), float(xs.max() + 1 - x), float(ys.max() + 1 - y)]
-
-
-def mask_polygons(mask: np.ndarray) -> list[list[float]]:
-    """Polygons along the pixel edges of a mask; a hole is joined to its outline by a bridge.
-
-    LVIS's polygons have no holes, and a filled 0 or 8 would claim the background inside.
-    """
-    ys, xs = np.nonzero(mask)
-    x0, y0 = xs.min(), ys.min()
-    part = mask[y0 : ys.max() + 1, x0 : xs.max() + 1].astype(np.uint8)
-    zoom = 4  # findContours runs through pixel centres: half a pixel off, here an eighth
-    part = np.repeat(np.repeat(part, zoom, axis=0), zoom, axis=1)
-    contours, hierarchy = cv2.findContours(part, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    polygons = []
-    for index, contour in enumerate(contours):
-        if hierarchy[0][index][3] >= 0:  # a hole, taken up with its parent
-            continue
-        outline = contour[:, 0]  # (P, 2)
-        hole = hierarchy[0][index][2]
-        while hole >= 0:
-            inner = contours[hole][:, 0]
-            distance = np.abs(outline[:, None] - inner[None]).sum(axis=2)
-            i, j = np.unravel_index(distance.argmin(), distance.shape)
-            outline = np.concatenate([outline[: i + 1], inner[j:], inner[: j + 1], outline[i:]])
-            hole = hierarchy[0][hole][0]
-        if len(outline) >= 3:
-            points = (outline + 0.5) / zoom + [x0, y0]
-            polygons.append([round(float(value), 2) for value in points.ravel()])
-    return polygons
-
-
-def save(path: Path, image: np.ndarray) -> None:
-    """Write an RGB image (H, W, 3) uint8 as JPEG."""
-    cv2.imwrite(str(path), image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
