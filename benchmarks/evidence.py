@@ -118,14 +118,17 @@ def run(args: argparse.Namespace, opts: list[str]) -> int:
 
 def choose(step: Step, choice: Choice, experiment: Experiment) -> Choice:
     """The candidate with the highest mean AP on the selection split; as it was before all seeds of
-    all candidates are done."""
+    all candidates are over. A candidate of which a run failed is not chosen."""
     means = {}
     for candidate, method in step.candidates.items():
         runs = [experiment.run(CACHED, method, seed) for seed in experiment.seeds]
-        if any(run.result is None for run in runs):
+        if not all(run.over for run in runs):
             print(f"Nothing is chosen yet: {method.name} is not done.", flush=True)
             return choice
-        means[candidate] = sum(run.result["selection"] for run in runs) / len(runs)
+        if not any(run.problem for run in runs):
+            means[candidate] = sum(run.result["selection"] for run in runs) / len(runs)
+    if not means:
+        return choice
     best = max(means, key=means.get)
     values = ", ".join(f"{candidate} {ap:.2f}" for candidate, ap in means.items())
     print(f"AP on the selection split: {values}. Chosen: {best}", flush=True)

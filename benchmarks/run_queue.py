@@ -100,14 +100,10 @@ def execute(
     spent: dict[str, list[float]] = {}  # seconds, by kind
     try:
         while waiting or running:
-            for job in [job for job in waiting if any(need.problem for need in job.needs)]:
-                waiting.remove(job)
-                failed = next(need for need in job.needs if need.problem)
-                job.problem = f"it needs {failed.name}, which failed"
-                _say(job, 0.0, jobs, "")
+            _fail_those_without_what_they_need(waiting, jobs)
             if deadline is not None and time.monotonic() > deadline:
-                waiting = []
-            ready = [job for job in waiting if all(need.over for need in job.needs)]
+                waiting.clear()
+            ready = [job for job in waiting if all(need.result is not None for need in job.needs)]
             for job in ready[: len(free)]:
                 waiting.remove(job)
                 environment = free.pop(0)
@@ -129,6 +125,17 @@ def execute(
             process.terminate()
         for process in running:
             process.wait()
+
+
+def _fail_those_without_what_they_need(waiting: list[Job], jobs: Sequence[Job]) -> None:
+    failed = True
+    while failed:  # what fails here may be what another one needs
+        failed = [job for job in waiting if any(need.problem for need in job.needs)]
+        for job in failed:
+            waiting.remove(job)
+            name = next(need.name for need in job.needs if need.problem)
+            job.problem = f"it needs {name}, which failed"
+            _say(job, 0.0, jobs, "")
 
 
 def _say(job: Job, seconds: float, jobs: Sequence[Job], hint: str) -> None:

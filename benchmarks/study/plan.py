@@ -10,8 +10,8 @@ The order:
 4. IGAM in the other readings and shrinkages as second stages. Choice: the pair of the highest AP
    on the selection split.
 5. C2AM, Seesaw, EQLv2, balanced softmax and CE with repeat-factor sampling as second stages.
-6. IGAM in the chosen pair: at every s, with the opposite sign, with repeat-factor sampling; whole
-   detectors of the chosen pair and of its opposite sign.
+6. IGAM in the chosen pair: with the opposite sign (and where margins are largest, "ratio", too),
+   with repeat-factor sampling, at every s; whole detectors of the chosen pair and of its opposite.
 """
 
 from collections.abc import Sequence
@@ -72,8 +72,8 @@ class Choice:
 
 @dataclass(frozen=True)
 class Step:
-    """Runs of equal rank: (kind, method) in their order; and the choice that is made after them,
-    each with the method of which the mean AP on the selection split must be the highest."""
+    """Runs of equal rank, (kind, method) in their order; `candidates` of which the one is chosen
+    afterwards whose method has the highest mean AP on the selection split."""
 
     title: str
     runs: tuple[tuple[str, Method], ...]
@@ -141,12 +141,14 @@ def steps(choice: Choice) -> list[Step]:
     best = choice.reading, choice.shrinkage
     scales = [igam(*best, scale) for scale in SCALES if scale != s]
     opposite = igam(*best, s, opposite=True)
+    # The sign where the margins are largest, too
+    largest = dict.fromkeys([opposite, igam("ratio", best[1], s, opposite=True)])
     whole = [igam(*best, s)] if best != FIRST else []
     return [
         *planned,
         Step(
             "the chosen reading: sign, sampling, scale",
-            of(CACHED, [opposite, igam(*best, s).with_repeats(), *scales]),
+            of(CACHED, [*largest, igam(*best, s).with_repeats(), *scales]),
         ),
         Step("the chosen reading as whole detectors", of(FULL, [*whole, opposite])),
     ]
