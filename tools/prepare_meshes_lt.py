@@ -2,6 +2,7 @@
 """Makes the data set Meshes-LT, packs it into one file, checks it, and unpacks it elsewhere.
 
     python tools/prepare_meshes_lt.py make [--num-classes K] [--num-train-images N] [...]
+    python tools/prepare_meshes_lt.py show FOLDER PICTURE.jpg
     python tools/prepare_meshes_lt.py pack FILE.tar
     python tools/prepare_meshes_lt.py check FOLDER_OR_TAR
     python tools/prepare_meshes_lt.py unpack FILE.tar
@@ -11,9 +12,9 @@ the meshes. It needs no download, but pybullet: `pip install igam_d2[bench]`, Py
 x86-64. The same options give the same bytes, whatever --jobs is; a set that is there is not made
 again, one of other options is replaced. `make --help` shows the options.
 
-`pack`, `check` and `unpack` need no pybullet. `check` verifies the sums, that nothing is missing
-and that annotations and images agree; the exit status is 2 and one sentence says what is wrong, if
-something is.
+`show` draws images with their objects. `pack`, `check` and `unpack` need no pybullet. `check`
+verifies the sums, that nothing is missing and that annotations and images agree; the exit status
+is 2 and one sentence says what is wrong, if something is.
 """
 
 import argparse
@@ -56,10 +57,12 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     make = commands.add_parser("make", help="render a set")
+    show = commands.add_parser("show", help="draw images of a set with their objects")
     pack = commands.add_parser("pack", help="write a set into a tar file")
     check = commands.add_parser("check", help="check a set, packed or not")
     unpack = commands.add_parser("unpack", help="check a packed set and put it below the root")
-    for command, run in ((make, _make), (pack, _pack), (check, _check), (unpack, _unpack)):
+    runs = {make: _make, show: _show, pack: _pack, check: _check, unpack: _unpack}
+    for command, run in runs.items():
         command.set_defaults(run=run)
     for command in (make, pack, unpack):
         command.add_argument(
@@ -76,6 +79,9 @@ def parser() -> argparse.ArgumentParser:
                 help=f"{HELP[field.name]} (default: {field.default})",
             )
     make.add_argument("--jobs", type=int, help="processes (default: one a core)")
+    show.add_argument("folder", type=Path, metavar="FOLDER")
+    show.add_argument("file", type=Path, metavar="PICTURE.jpg")
+    show.add_argument("--split", choices=SPLITS, default=SPLITS[0])
     pack.add_argument("file", type=Path, metavar="FILE.tar")
     check.add_argument("file", type=Path, metavar="FOLDER_OR_TAR")
     unpack.add_argument("file", type=Path, metavar="FILE.tar")
@@ -110,6 +116,13 @@ def _make(args: argparse.Namespace) -> None:
     )
     sizes = ", ".join(f"{len(data[split]['images']):,} {split}" for split in SPLITS)
     print(f"{sizes} images in {paths['root']}, {time.monotonic() - start:.0f} s")
+
+
+def _show(args: argparse.Namespace) -> None:
+    from igam_d2.data.meshes_lt_sheet import draw_sheet  # OpenCV, which the others do not need
+
+    draw_sheet(args.folder.expanduser(), args.file.expanduser(), split=args.split)
+    print(args.file)
 
 
 def _pack(args: argparse.Namespace) -> None:

@@ -7,6 +7,7 @@ import tarfile
 from collections import Counter, defaultdict
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -384,6 +385,20 @@ def test_missing_pybullet_is_named(tmp_path, monkeypatch):
         with pytest.raises(InputError, match=r"pip install igam_d2\[bench\].*Python 3\.11"):
             make_meshes_lt(tmp_path, jobs=jobs, **SMALL)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_picture_of_the_objects(root, tmp_path):
+    from igam_d2.data.meshes_lt_sheet import draw_sheet
+
+    draw_sheet(root / "meshes_lt", tmp_path / "sheet.jpg", split="selection")
+    picture = cv2.imread(str(tmp_path / "sheet.jpg")).astype(int)
+    size = 2 * SMALL["image_size"]
+    number = min(12, len(_load(root)["selection"]["images"]))
+    assert picture.shape == (size * -(-number // 4), 8 * size, 3)
+    plain, drawn = picture[:size, :size], picture[:size, size : 2 * size]
+    assert 0 < (abs(plain - drawn).max(axis=2) > 60).mean() < 0.5  # the same image with lines on it
+    with pytest.raises(InputError, match=r"meshes_lt_train\.json.*cannot be read"):
+        draw_sheet(tmp_path / "meshes_lt", tmp_path / "sheet.jpg")
 
 
 def test_the_command(root, tmp_path, capsys, monkeypatch):
