@@ -10,26 +10,40 @@ trained from scratch. Second stages (box head, embedding, classifier, box regres
 from scratch too, on cached RoI features of the whole detector with softmax cross-entropy of the
 same seed. All runs of a kind take the same number of iterations with the same learning rates.
 
-Run again, it goes on where it was interrupted; with --hours no run is begun after that time, and
---report writes tables and figures of what is there. Choices are made on the selection split; the
-tables are of the test split. In <output>: full/ and cached/ <method>/seed<seed>, cache/,
-choices.json, tables.md, tables.json and the figures.
+What the second stages can show: backbone, FPN, RPN and proposals are frozen, and were trained with
+softmax cross-entropy, so that a loss or a sampler can show no effect on them. That is decoupled
+training (Kang et al. 2020), the setting in which rebalancing the classifier is known to look best.
+The features of the training images come from a detector that was trained on these images, those of
+the selection and test images do not; they are of a fixed number of passes of augmentations. Box
+head and class-agnostic box regression are trained anew too, through layers that they share with
+the classifier, so that the boxes are not the same for all losses. Whether a difference is there in
+whole detectors as well, the few of them say.
+
+Run again, it goes on where it was interrupted; with --hours no run is begun after that time.
+Choices are made on the selection split, once; the tables are of the test split, and are written
+when the whole plan is done, with the measurements of information amounts after it, or with --report
+of what is there: on another machine, too, if the files are copied with their times.
+
+In <output>: full/ and cached/ <method>/seed<seed>, cache/, experiment.json (the data and versions
+of the first start: other data are refused), choices.json (delete it to choose anew), times.jsonl,
+estimators/, information/, tables.md, tables.json and the figures.
 """
 
 import argparse
+import math
 import signal
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 
-from run_queue import execute, slots
-from study.plan import CACHED, FULL, Choice, Step, steps
+from run_queue import Job, execute, slots
+from study.choices import Choices
+from study.jobs import Run
+from study.plan import CACHED, FULL, Choice, steps
 from study.report import write_evidence
-from study.runs import ROOT, Experiment, Run
+from study.runs import ROOT, Experiment
 
-from igam_d2.errors import one_line_errors
-from igam_d2.files import write_json
+from igam_d2.errors import InputError, one_line_errors
 
 CONFIG = ROOT / "configs" / "Meshes-LT" / "Base-Meshes-LT.yaml"
 
@@ -56,13 +70,21 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--passes", type=int, default=3, metavar="N", help="over the training set, that are cached"
     )
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time (default: %(default)s)")
     parser.add_argument(
-        "--gpus", type=int, default=0, help="that the runs take in turn (default: %(default)s)"
+        "--jobs", type=int, help="runs at a time (default: 2, or the number of GPUs if it is more)"
+    )
+    parser.add_argument(
+        "--gpus",
+        type=int,
+        default=0,
+        help="that the runs take in turn (default: %(default)s: all runs on the CPU, also where "
+        "there is a GPU)",
     )
     parser.add_argument("--hours", type=float, help="begin no run after this time")
     parser.add_argument("--steps", type=int, metavar="N", help="the first N steps of the plan")
-    parser.add_argument("--report", action="store_true", help="run nothing, write the tables")
+    parser.add_argument(
+        "--report", action="store_true", help="run nothing, write the tables of the runs there are"
+    )
     return parser
 
 
@@ -71,9 +93,14 @@ def main(argv: list[str] | None = None) -> int:
     split = argv.index("--") if "--" in argv else len(argv)
     arguments = parser()
     args = arguments.parse_args(argv[:split])
-    numbers = (args.full_iterations, args.cached_iterations, args.passes, args.jobs)
+    if args.jobs is None:
+        args.jobs = max(2, args.gpus)
+    numbers = [args.full_iterations, args.cached_iterations, args.passes, args.jobs]
+    numbers += [] if args.steps is None else [args.steps]
     if min(numbers) < 1 or min(args.seeds + args.full_seeds) < 0 or args.gpus < 0:
-        arguments.error("iterations, passes and jobs must be at least 1; seeds and GPUs at least 0")
+        arguments.error(
+            "iterations, passes, jobs and steps must be at least 1; seeds and GPUs at least 0"
+        )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with one_line_errors():
         try:
@@ -84,6 +111,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace, opts: list[str]) -> int:
+    if args.report and not args.output.is_dir():
+        raise InputError(f"There is no {args.output}: --report is of the runs that are there.")
+    environments = [] if args.report else slots(args.jobs, args.gpus)
     experiment = Experiment(
         args.config_file,
         args.output,
@@ -92,47 +122,47 @@ def run(args: argparse.Namespace, opts: list[str]) -> int:
         iterations={FULL: args.full_iterations, CACHED: args.cached_iterations},
         passes=args.passes,
         opts=opts,
+        gpus=args.gpus,
     )
-    deadline = None if args.hours is None else time.monotonic() + 3600 * args.hours
+    experiment.begin(write=not args.report)
+    choices = Choices(args.output / "choices.json")
+    deadline = math.inf if args.hours is None else time.monotonic() + 3600 * args.hours
+    times = args.output / "times.jsonl"
     choice = Choice()
-    done: list[Run] = []
-    number = 0
-    while number < len(planned := steps(choice)[: args.steps]):
+    jobs_of: list[list[Job]] = []  # of the steps so far, each where it comes first
+    while (number := len(jobs_of)) < len(planned := steps(choice)[: args.steps]):
         step = planned[number]
-        number += 1
         jobs = experiment.jobs(step)
-        if not args.report and not all(job.over for job in jobs):
-            print(f"Step {number}: {step.title}", flush=True)
-            execute(jobs, slots(args.jobs, args.gpus), deadline=deadline)
-        done += [job for job in jobs if isinstance(job, Run) and job not in done]
+        begins = not args.report and time.monotonic() < deadline
+        if begins and not all(job.over for job in jobs):
+            print(f"Step {number + 1}: {step.title}", flush=True)
+            execute(jobs, environments, deadline=deadline, times=times)
+        jobs_of.append([job for job in jobs if not any(job in before for before in jobs_of)])
         if step.candidates:
-            choice = choose(step, choice, experiment)
-    missing = [job for job in done if job.result is None]
-    write_json(args.output / "choices.json", asdict(choice))
-    for job in missing:
-        print(f"- {job.name}: {job.problem or 'not run'}", flush=True)
-    for path in write_evidence(experiment, choice, done, args):
-        print(path)
-    return int(any(job.problem for job in done))
-
-
-def choose(step: Step, choice: Choice, experiment: Experiment) -> Choice:
-    """The candidate with the highest mean AP on the selection split; as it was before all seeds of
-    all candidates are over. A candidate of which a run failed is not chosen."""
-    means = {}
-    for candidate, method in step.candidates.items():
-        runs = [experiment.run(CACHED, method, seed) for seed in experiment.seeds]
-        if not all(run.over for run in runs):
-            print(f"Nothing is chosen yet: {method.name} is not done.", flush=True)
-            return choice
-        if not any(run.problem for run in runs):
-            means[candidate] = sum(run.result["selection"] for run in runs) / len(runs)
-    if not means:
-        return choice
-    best = max(means, key=means.get)
-    values = ", ".join(f"{candidate} {ap:.2f}" for candidate, ap in means.items())
-    print(f"AP on the selection split: {values}. Chosen: {best}", flush=True)
-    return best
+            choice = choices.choose(step, choice, experiment)
+            if not args.report:
+                choices.write()
+    whole = choice.reading is not None and len(planned) == len(steps(choice))
+    measurements = experiment.measurements(choice) if whole or args.report else []
+    if not args.report and time.monotonic() < deadline:
+        execute(measurements, environments, deadline=deadline, times=times)
+    all_jobs = [job for jobs in (*jobs_of, measurements) for job in jobs]
+    for job in all_jobs:
+        if job.problem:
+            print(f"- {job.name} FAILED: {job.problem}", flush=True)
+    for number, (step, jobs) in enumerate(zip(planned, jobs_of, strict=True), start=1):
+        if left := sum(not job.over for job in jobs):
+            print(f"- Step {number}, {step.title}: {left} of {len(jobs)} are left", flush=True)
+    if args.report or (whole and all(job.over for job in all_jobs)):
+        runs = [job for job in all_jobs if isinstance(job, Run)]
+        for path in write_evidence(experiment, choice, runs, measurements):
+            print(path)
+    else:  # who looks at the test split and then changes the plan chooses by it
+        print(
+            "The plan is not done: the same command goes on from here, and --report writes the "
+            "tables of what is there."
+        )
+    return int(any(job.problem for job in all_jobs))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
 """Runs that are processes of their own: several at a time, each after those that it needs."""
 
+import contextlib
 import datetime
+import json
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -9,9 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from igam_d2.errors import InputError
+
 __all__ = ["Job", "duration", "execute", "slots"]
 
 POLL_SECONDS = 0.2
+STOP_SECONDS = 60  # for a checkpoint, before a process that is to stop is killed
 
 
 @dataclass(eq=False)
@@ -42,6 +50,10 @@ class Job:
         """The result that it has left on disk; None if it is not complete."""
         raise NotImplementedError
 
+    def begun(self) -> bool:
+        """Whether it goes on with what it did before: its time is then not that of the whole."""
+        return False
+
     def said(self) -> str:
         """The result in a few words."""
         return "done"
@@ -53,7 +65,8 @@ class Job:
                 self.command,
                 stdout=console,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **environment},
+                # Unbuffered, or what it said before an error could be the last line
+                env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
                 start_new_session=True,  # Ctrl-C reaches it as SIGTERM: it saves a checkpoint
             )
 
@@ -66,20 +79,43 @@ class Job:
             self.problem = f"{what} (exit status {status})"
 
 
+@dataclass(frozen=True)
+class _Started:
+    """A job whose process runs; `whole` if it began from the start."""
+
+    job: Job
+    at: float
+    environment: Mapping[str, str]
+    whole: bool
+
+
 def slots(jobs: int, gpus: int = 0) -> list[dict[str, str]]:
-    """Environments of `jobs` processes that share the machine's cores, and its GPUs in turn."""
+    """Environments of `jobs` processes that share the machine's cores, and its GPUs in turn.
+
+    Raises:
+        InputError: more GPUs than there are.
+    """
+    visible = _visible() if gpus else []
+    if gpus > len(visible):
+        raise InputError(
+            f"--gpus is {gpus}, but this process may use {len(visible)} (CUDA_VISIBLE_DEVICES is "
+            f"{os.getenv('CUDA_VISIBLE_DEVICES', 'not set')!r}): choose at most as many."
+        )
     threads = max(1, len(os.sched_getaffinity(0)) // jobs)
     environments = [{"OMP_NUM_THREADS": str(threads)} for _ in range(jobs)]
     for number, environment in enumerate(environments):
         if gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = _visible(gpus)[number % gpus]
+            environment["CUDA_VISIBLE_DEVICES"] = visible[number % gpus]
     return environments
 
 
-def _visible(gpus: int) -> list[str]:
+def _visible() -> list[str]:
     """The GPUs that this process may use, by the names that a child takes."""
+    count = torch.cuda.device_count()
     names = os.getenv("CUDA_VISIBLE_DEVICES")
-    return names.split(",") if names else [str(number) for number in range(gpus)]
+    if names is None:
+        return [str(number) for number in range(count)]
+    return [name.strip() for name in names.split(",") if name.strip()][:count]
 
 
 def execute(
@@ -87,15 +123,17 @@ def execute(
     environments: Sequence[Mapping[str, str]],
     *,
     deadline: float | None = None,
+    times: Path | None = None,
 ) -> None:
     """Carries out the jobs that are not over, the first that can be first, and says when each is.
 
     Args:
         environments: of the processes, as many as run at a time.
         deadline: of `time.monotonic()`, after which no job is begun; those are left as they are.
+        times: file of JSON lines, for the seconds of each job that was done from start to end.
     """
     waiting = [job for job in jobs if not job.over]
-    running: dict[subprocess.Popen, tuple[Job, float, Mapping[str, str]]] = {}
+    running: dict[subprocess.Popen, _Started] = {}
     free = list(environments)
     spent: dict[str, list[float]] = {}  # seconds, by kind
     try:
@@ -107,24 +145,54 @@ def execute(
             for job in ready[: len(free)]:
                 waiting.remove(job)
                 environment = free.pop(0)
-                running[job.start(environment)] = job, time.monotonic(), environment
+                whole = not job.begun()
+                process = job.start(environment)
+                running[process] = _Started(job, time.monotonic(), environment, whole)
             if waiting and not running and not ready:
                 return  # what they need is not among the jobs, or was not begun in time
             time.sleep(POLL_SECONDS)
             for process in [p for p in running if p.poll() is not None]:
-                job, began, environment = running.pop(process)
-                free.append(environment)
-                seconds = time.monotonic() - began
+                started = running.pop(process)
+                job = started.job
+                free.append(started.environment)
+                seconds = time.monotonic() - started.at
                 job.finish(process.returncode)
-                if job.result is not None:
+                if job.result is not None and started.whole:
                     spent.setdefault(job.kind, []).append(seconds)
-                left = [*waiting, *(job for job, *_ in running.values())]
+                    if times is not None:
+                        _keep_time(times, started, seconds)
+                left = [*waiting, *(other.job for other in running.values())]
                 _say(job, seconds, jobs, _hint(left, spent, len(environments)))
     finally:
-        for process in running:
-            process.terminate()
-        for process in running:
-            process.wait()
+        _stop(list(running))
+
+
+def _stop(processes: Sequence[subprocess.Popen]) -> None:
+    """Ends those that run: in an orderly way within STOP_SECONDS, or else by force."""
+    for process in processes:
+        process.terminate()
+    end = time.monotonic() + STOP_SECONDS
+    try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            for process in processes:
+                process.wait(max(0.0, end - time.monotonic()))
+    finally:  # Ctrl-C again is another reason
+        for process in processes:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)  # it leads a group: see Job.start
+                process.wait()
+
+
+def _keep_time(times: Path, started: _Started, seconds: float) -> None:
+    line = {
+        "name": started.job.name,
+        "kind": started.job.kind,
+        "seconds": round(seconds, 1),
+        "threads": int(started.environment.get("OMP_NUM_THREADS", 0)) or None,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    with open(times, "a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
 
 
 def _fail_those_without_what_they_need(waiting: list[Job], jobs: Sequence[Job]) -> None:

@@ -10,9 +10,12 @@ from igam_d2.errors import InputError
 
 __all__ = ["check_settings", "differing_settings"]
 
+# Where a run was made, not what it is: results are read on other machines, by other paths
+PLACES = {"OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS"}
+
 
 def check_settings(folder: Path, cfg: CfgNode, results: Sequence[str]) -> None:
-    """Refuses to go on with, or to count, a run of other settings.
+    """Refuses to go on with, or to count, a run of other settings, but for those of PLACES.
 
     Args:
         folder: of the run.
@@ -33,6 +36,8 @@ def check_settings(folder: Path, cfg: CfgNode, results: Sequence[str]) -> None:
         ) from error
     wanted, before = _flat(yaml.safe_load(cfg.dump())), _flat(before)
     for key in _differing(wanted, before):
+        if key in PLACES:
+            continue
         raise InputError(
             f"{folder} was run with {key} {before.get(key)!r}, which is now "
             f"{wanted.get(key)!r}: choose another --output, or delete it."

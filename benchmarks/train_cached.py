@@ -9,6 +9,16 @@ The first makes the cache, of the detector that has these weights, with all of i
 SEED is also that of the RoIs. The second is train_net.py with what it has cached in the place of
 backbone and proposals, which are the same for all methods that are trained so. MODEL.WEIGHTS is
 then what box head and predictor begin with; by default they begin untrained.
+
+What such runs compare:
+- Backbone, FPN, RPN and proposals stay as the cached detector's own loss trained them. A loss or a
+  sampler can show no effect on them: this is decoupled training (Kang et al. 2020), the setting in
+  which rebalancing the classifier is known to look best.
+- Box head, embedding, classifier and box regression are trained; classifier and box regression go
+  through the same layers of the box head, so that a classification loss may move the boxes too.
+- The features of the training images are of a detector that was trained on these images; those of
+  the test images are not.
+- There are as many augmentations and RoIs of an image as PASSES, and each iteration takes one.
 """
 
 import signal

@@ -23,7 +23,7 @@ from detectron2.structures import Boxes, Instances
 from igam_d2.data import register_datasets
 from igam_d2.errors import InputError
 
-__all__ = ["RoICache", "Split", "annotation_digests", "settings"]
+__all__ = ["RoICache", "Split", "annotation_digests", "digest_of", "settings"]
 
 VERSION = 1
 # What the proposals and features of a cache depend on

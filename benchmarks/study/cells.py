@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -12,22 +12,27 @@ from igam_d2.report.style import coefficient, signed
 from study.stats import PairedDifference
 
 __all__ = [
+    "KINDS",
     "RHO",
     "STATISTICS",
     "Table",
     "as_json",
     "axes_of",
-    "correlation_cell",
     "difference_cell",
+    "holds",
+    "interval_cell",
     "markdown",
     "mean_cell",
     "method_label",
     "method_labels",
+    "of_kind",
+    "seeds_cell",
     "short_cell",
     "small_cell",
     "table",
 ]
 
+KINDS = {"full": "whole detectors", "cached": "second stages on cached RoI features"}
 NAMES = {
     "softmax_ce": "softmax CE",
     "cosine_ce": "cosine CE",
@@ -70,6 +75,12 @@ def method_labels(methods: Sequence[str]) -> dict[str, str]:
     return {method: method_label(method, scale=len(scales) > 1) for method in methods}
 
 
+def of_kind(kind: str | None) -> str:
+    """To begin a caption with: "Whole detectors. "; nothing where the kind is not told."""
+    name = KINDS.get(kind or "", kind or "")
+    return f"{name[:1].upper()}{name[1:]}. " if name else ""
+
+
 def axes_of(grid: Mapping[tuple[str, str], str]) -> tuple[list[str], list[str]]:
     """The readings and the shrinkages of a grid, in its order."""
     return list(dict.fromkeys(r for r, _ in grid)), list(dict.fromkeys(s for _, s in grid))
@@ -90,8 +101,24 @@ def as_json(difference: PairedDifference, p_holm: float | None = None) -> dict[s
     content = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(difference).items()}
     content["beyond_noise"] = difference.beyond_noise
     if p_holm is not None:
-        content |= {"p_holm": p_holm, "holds_after_holm": p_holm < 0.05}
+        content |= {"p_holm": p_holm, "holds_after_holm": holds(difference, p_holm)}
     return content
+
+
+def holds(difference: PairedDifference, p_holm: float) -> bool:
+    """Whether it is beyond noise also as one of many comparisons."""
+    return difference.beyond_noise and p_holm < 0.05
+
+
+def seeds_cell(seeds: Sequence[int]) -> str:
+    """Which seeds: "1-4", "1, 3", "1-2, 4", or "none"."""
+    runs: list[list[int]] = []
+    for seed in sorted(set(seeds)):
+        if runs and seed == runs[-1][-1] + 1:
+            runs[-1].append(seed)
+        else:
+            runs.append([seed])
+    return ", ".join(f"{r[0]}-{r[-1]}" if len(r) > 1 else f"{r[0]}" for r in runs) or "none"
 
 
 def mean_cell(metric: dict[str, Any] | None, form: str = ".1f") -> str:
@@ -108,13 +135,14 @@ def small_cell(metric: dict[str, Any] | None) -> str:
     return mean_cell(metric, f".{max(0, digits)}f")
 
 
-def short_cell(difference: PairedDifference) -> str:
+def short_cell(difference: PairedDifference, bold: bool) -> str:
     text = signed(difference.mean)
-    text = f"**{text}**" if difference.beyond_noise else text
+    text = f"**{text}**" if bold else text
     return text + ("" if difference.std != difference.std else f" ± {difference.std:.1f}")
 
 
-def difference_cell(difference: PairedDifference | None, p_holm: float) -> str:
+def difference_cell(difference: PairedDifference | None, p_holm: float = math.nan) -> str:
+    """The mean, and below it the interval over the classes, and that over the seeds."""
     if difference is None:
         return "-"
     mean = signed(difference.mean)
@@ -127,9 +155,9 @@ def difference_cell(difference: PairedDifference | None, p_holm: float) -> str:
     return "<br>".join([mean, *lines])
 
 
-def correlation_cell(value: Sequence[float] | None, interval: bool) -> str:
+def interval_cell(value: Sequence[float] | None, form: Callable[[float], str] = coefficient) -> str:
+    """Of [value, low, high], by default correlations: the value, and below it the interval."""
     if value is None or value[0] != value[0]:
         return "-"
-    text = coefficient(value[0])
-    known = interval and value[1] == value[1]
-    return text + (f"<br>{coefficient(value[1])} to {coefficient(value[2])}" if known else "")
+    known = value[1] == value[1]
+    return form(value[0]) + (f"<br>{form(value[1])} to {form(value[2])}" if known else "")

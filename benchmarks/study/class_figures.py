@@ -1,34 +1,40 @@
-"""Figures of a benchmark of classification losses: the classes' AP, and the margins.
+"""Figures of a benchmark of classification losses: the AP of the classes.
 
 As in :mod:`study.figures`.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
+from igam_d2.class_statistics import class_correlations
 from igam_d2.report.drawing import Drawing
 from igam_d2.report.style import (
     GROUP_COLORS,
     GROUP_MARKERS,
     INK,
-    MUTED,
-    THOUSANDS,
     UNGROUPED,
     coefficient,
     nothing,
 )
-from study.cells import RHO, STATISTICS, axes_of, method_label
-from study.drawing import LOOK, SERIES, log_ticks, need, new_figure, span
+from study.cells import KINDS, RHO, method_label, of_kind
+from study.correlations import correlations
+from study.drawing import LOOK, log_ticks, need, new_figure, span
 from study.records import RunRecord, select
-from study.stats import class_means, correlations
+from study.stats import class_differences, class_means
 
-__all__ = ["ap_figure", "margins_figure"]
+__all__ = ["ap_figure", "gain_figure"]
 
-READING_COLORS = dict(zip(("mean", "paper", "mean_sqrt", "ratio"), SERIES, strict=True))
+PANELS = {
+    "information": ("information amount", "information amount (bits)"),
+    "instance_count": ("training instances", "training instances (log scale)"),
+}
+MAX_TITLE = 80  # letters
 
 
 def ap_figure(
@@ -37,54 +43,136 @@ def ap_figure(
     """The classes' AP over information amount and over training instances; means over the seeds."""
     runs = select(records, method, kind)
     need(runs, method)
-    (ap, information), counts = class_means(runs), runs[0].instance_count
+    ap, information = class_means(runs)
     found = correlations(runs)
-    styles = _group_styles(runs[0])
-    panels = (
-        (information, "information amount", "information amount (bits)", "spearman_information"),
-        (
-            np.where(counts > 0, counts, np.nan),
-            "training instances",
-            "training instances (log scale)",
-            "spearman_instance_count",
-        ),
-    )
-    alts = []
+    if not found["num_classes"]:  # no information amounts: of the counts alone
+        found |= found["all_classes"]
+    keys = ("information", "instance_count")
+    titles = {key: _coefficient(found[f"spearman_{key}"]) for key in keys}
     with mpl.rc_context(LOOK):
-        figure = new_figure(3.9)
-        axes = figure.subplots(1, 2, sharey=True)
-        for ax, (x, title, label, key) in zip(axes, panels, strict=True):
-            text = _correlation(found[key])
-            ax.set_title(f"AP and {title}\n{text}")
-            alts.append(f"AP and {title}: {text}")
-            if not (np.isfinite(x) & np.isfinite(ap)).any():
-                nothing(ax, f"no {title}")
-                continue
-            for _, of, style in styles:
-                ax.scatter(x[of], ap[of], 30, alpha=0.85, lw=0, **style)
-            ax.set_xlabel(label)
-            ax.margins(x=0.06, y=0.08)
-        if axes[1].collections:
-            axes[1].set_xscale("log")
-            log_ticks(axes[1].xaxis)
-        axes[0].set_ylabel("AP (%)")
-        axes[1].tick_params(labelleft=True)
-        handles = [
-            Line2D(
-                [], [], ls="none", ms=6.5, label=f"{label} ({np.isfinite(ap[of]).sum()})", **style
-            )
-            for label, of, style in styles
-        ]
-        if runs[0].groups:
-            figure.legend(handles=handles, loc="outside upper left", ncols=4, handletextpad=0.1)
+        figure, _ = _over_classes(runs, ap, information, titles)
+        figure.axes[0].set_ylabel("AP (%)")
+        _head(figure, f"AP of {method_label(method)}", kind, runs[0], ap)
+    more = [
+        f"r = {_interval(found[f'pearson_{key}'])} with {what}"
+        for key, what in (("information", "information"), ("log_instance_count", "log count"))
+    ]
     return Drawing(
         name or f"ap_{method}",
         figure,
-        f"{method_label(method)}: each point is a class, its AP and its information amount "
-        f"averaged over the seeds ({span([len(runs)])}); {RHO} is Spearman's correlation with its "
-        "95% interval over the classes. In brackets, the number of classes with ground truth.",
-        f"Scatter plots of {method_label(method)}. {'; '.join(alts)}.",
+        f"{of_kind(kind)}{method_label(method)}: each point is a class, its AP and its information "
+        f"amount averaged over the seeds ({span([len(runs)])}); {RHO} is Spearman's correlation "
+        f"with its 95% interval over the classes, of the {found['num_classes']} with an "
+        f"information amount in every seed. Pearson's, of the same: {', '.join(more)}. Hollow: "
+        "classes without an amount. In brackets, the number of classes with ground truth.",
+        f"Scatter plots of AP of {method_label(method)}: {_said(titles)}.",
     )
+
+
+def gain_figure(
+    records: Sequence[RunRecord],
+    method: str,
+    baseline: str,
+    kind: str | None = None,
+    name: str | None = None,
+) -> Drawing:
+    """What a method adds to the AP of each class of the baseline, over the information amount that
+    the baseline measured and over training instances; over the seeds that both have."""
+    runs, theirs = select(records, method, kind), select(records, baseline, kind)
+    need(runs, method)
+    need(theirs, baseline)
+    seeds, of_classes = class_differences(runs, theirs)
+    need(seeds, f"{method} and {baseline} in a common seed")
+    gain, information = of_classes.mean(axis=0), class_means(theirs)[1]
+    one = len(seeds) == 1
+    spread = None if one else of_classes.std(axis=0, ddof=1)
+    count = theirs[0].instance_count
+    common = np.isfinite(information) & (count > 0)  # of both panels the same classes
+    found = class_correlations(gain[common], information[common], count[common])
+    unknown = {"spearman": [math.nan] * 3, "num_classes": 0}
+    of = {key: found.get(key, unknown) for key in ("information", "instance_count")}
+    titles = {key: _coefficient(value["spearman"]) for key, value in of.items()}
+    with mpl.rc_context(LOOK):
+        figure, axes = _over_classes(theirs, gain, information, titles, spread)
+        for ax in axes:
+            ax.axhline(0, color=INK, lw=1, zorder=1)
+        figure.axes[0].set_ylabel("ΔAP (percentage points)")
+        title = f"AP of {method_label(method)} less that of {method_label(baseline)}"
+        _head(figure, title, kind, theirs[0], gain)
+    bars = "" if one else ", the bar its standard deviation over them"
+    known = gain[np.isfinite(gain)]
+    return Drawing(
+        name or f"gain_{method}",
+        figure,
+        f"{of_kind(kind)}Each point is a class: its AP with {method_label(method)} less that with "
+        f"{method_label(baseline)}, mean over the paired seeds ({span([len(seeds)])}){bars}. "
+        "Information amounts are those at the end of the baseline's training, mean over its seeds; "
+        f"{RHO} is Spearman's correlation with its 95% interval over the classes, of the "
+        f"{of['information']['num_classes']} with such an amount. Hollow: classes without. In "
+        "brackets, the number of classes with ground truth.",
+        f"Scatter plots of the difference in AP of {len(known)} classes, "
+        f"{np.sum(known > 0)} above 0 and {np.sum(known < 0)} below: {_said(titles)}.",
+    )
+
+
+def _over_classes(
+    runs: Sequence[RunRecord],
+    y: np.ndarray,
+    information: np.ndarray,
+    titles: Mapping[str, str],
+    spread: np.ndarray | None = None,
+) -> tuple[Figure, list[Axes]]:
+    """A figure of (K,) y over information and over counts, and those of its axes with points."""
+    counts = runs[0].instance_count
+    xs = {"information": information, "instance_count": np.where(counts > 0, counts, np.nan)}
+    figure = new_figure(4.1)
+    axes, drawn = figure.subplots(1, 2, sharey=True), []
+    for ax, (key, x) in zip(axes, xs.items(), strict=True):
+        what, label = PANELS[key]
+        ax.set_title(f"Over {what}\n{titles[key]}")
+        if not (np.isfinite(x) & np.isfinite(y)).any():
+            nothing(ax, f"no {what}")
+            continue
+        drawn.append(ax)
+        if key == "instance_count":
+            ax.set_xscale("log")
+        for _, of, style in _group_styles(runs[0]):
+            color, marker = style["color"], style["marker"]
+            if spread is not None:
+                ax.errorbar(
+                    x[of], y[of], spread[of], fmt="none", ecolor=color, alpha=0.3, lw=1, zorder=1.5
+                )
+            full = np.isfinite(information[of])
+            ax.scatter(x[of[full]], y[of[full]], 30, alpha=0.85, lw=0, color=color, marker=marker)
+            ax.scatter(
+                x[of[~full]], y[of[~full]], 24, alpha=0.85, lw=1.1, marker=marker,
+                facecolors="none", edgecolors=color,
+            )  # fmt: skip
+        ax.set_xlabel(label)
+        ax.margins(x=0.06, y=0.08)
+    if axes[1] in drawn:
+        log_ticks(axes[1].xaxis)
+    axes[1].tick_params(labelleft=True)
+    return figure, drawn
+
+
+def _head(figure: Figure, title: str, kind: str | None, run: RunRecord, y: np.ndarray) -> None:
+    """Title with the kind, and a mark for each group with the number of classes that have y."""
+    parts = [title, *filter(None, [KINDS.get(kind or "", kind)])]
+    text = ", ".join(parts)
+    text = text if len(text) <= MAX_TITLE else ",\n".join(parts)
+    if not run.groups:
+        figure.suptitle(text, x=0.01, ha="left", fontsize=10.5, fontweight="bold")
+        return
+    handles = [
+        Line2D([], [], ls="none", ms=6.5, label=f"{label} ({np.isfinite(y[of]).sum()})", **style)
+        for label, of, style in _group_styles(run)
+    ]
+    legend = figure.legend(
+        handles=handles, title=text, loc="outside upper left", ncols=4, handletextpad=0.1,
+        title_fontproperties={"weight": "bold", "size": 10.5}, alignment="left",
+    )  # fmt: skip
+    legend.get_title().set_color(INK)
 
 
 def _group_styles(run: RunRecord) -> list[tuple[str, np.ndarray, dict[str, str]]]:
@@ -98,89 +186,21 @@ def _group_styles(run: RunRecord) -> list[tuple[str, np.ndarray, dict[str, str]]
     return [(label, np.array(of), style) for label, of, style in styles[::-1] if of]
 
 
-def _correlation(value: Sequence[float]) -> str:
-    if value[0] != value[0]:
-        return f"Spearman's {RHO} unknown"
-    known = value[1] == value[1]
-    interval = f" (95% {coefficient(value[1])} to {coefficient(value[2])})" if known else ""
-    return f"Spearman's {RHO} = {coefficient(value[0])}{interval}"
-
-
-def margins_figure(
-    records: Sequence[RunRecord],
-    grid: Mapping[tuple[str, str], str],
-    kind: str | None = None,
-    name: str = "margins",
-) -> Drawing:
-    """Largest and mean margin at the refreshes: a panel a shrinkage, a colour a reading.
-
-    Args:
-        grid: (reading, shrinkage) -> method.
-    """
-    readings, shrinkages = axes_of(grid)
-    shown = {
-        pair: runs
-        for pair, method in grid.items()
-        if (runs := [r for r in select(records, method, kind) if _has_margins(r)])
-    }
-    need(shown, "a method with margins")
-    shrinkages = [s for s in shrinkages if any(s == pair[1] for pair in shown)]
-    alts = []
-    with mpl.rc_context(LOOK):
-        figure = new_figure(4.0)
-        axes = figure.subplots(1, len(shrinkages), squeeze=False, sharey=True)[0]
-        for ax, shrinkage in zip(axes, shrinkages, strict=True):
-            for reading in readings:
-                runs = shown.get((reading, shrinkage))
-                if not runs:
-                    continue
-                color = READING_COLORS.get(reading, MUTED)
-                for attribute, style in (("largest", "-"), ("mean", (0, (4, 2)))):
-                    x, low, mean, high = _over_seeds(runs, attribute)
-                    ax.plot(x, mean, color=color, ls=style, lw=1.8)
-                    ax.fill_between(x, low, high, color=color, alpha=0.15, lw=0)
-                    said = f"{attribute} {mean[-1]:.2g} rad at the end"
-                    alts.append(f"{method_label(grid[reading, shrinkage])}: {said}")
-            ax.set_yscale("log")
-            ax.set_title(f"Shrinkage {STATISTICS.get(shrinkage, shrinkage)}")
-            ax.set_xlabel("iteration")
-            ax.xaxis.set_major_locator(MaxNLocator(4 if len(shrinkages) > 2 else 6, integer=True))
-            ax.xaxis.set_major_formatter(THOUSANDS)
-        log_ticks(axes[0].yaxis)  # of all: it is shared
-        axes[0].set_ylabel("margin (rad, log scale)")
-        handles = [
-            Line2D([], [], lw=2, color=READING_COLORS.get(r, MUTED), label=STATISTICS.get(r, r))
-            for r in readings
-            if any(r == pair[0] for pair in shown)
-        ]
-        for label, style in (("largest", "-"), ("mean over pairs", (0, (4, 2)))):
-            handles.append(Line2D([], [], lw=1.8, color=INK, ls=style, label=label))
-        figure.legend(
-            handles=handles, loc="outside upper left", ncols=6, handlelength=2.4, columnspacing=1.3
-        )
-    return Drawing(
-        name,
-        figure,
-        "Magnitudes of the margins at the refreshes while training, for each reading of the "
-        f"normalisation and shrinkage: largest and mean over the ordered pairs of two classes. "
-        f"Mean over the seeds ({span(len(runs) for runs in shown.values())}); the bands "
-        "reach from the lowest to the highest seed.",
-        "; ".join(alts) + ".",
+def _coefficient(value: Sequence[float]) -> str:
+    return (
+        f"Spearman's {RHO} = {_interval(value)}"
+        if value[0] == value[0]
+        else (f"Spearman's {RHO} unknown")
     )
 
 
-def _has_margins(run: RunRecord) -> bool:
-    """Whether one is not zero, of which there is a logarithm."""
-    return run.margins is not None and bool((run.margins.largest > 0).any())
+def _interval(value: Sequence[float]) -> str:
+    if value[0] != value[0]:
+        return "unknown"
+    known = value[1] == value[1]
+    interval = f" (95% {coefficient(value[1])} to {coefficient(value[2])})" if known else ""
+    return f"{coefficient(value[0])}{interval}"
 
 
-def _over_seeds(runs: Sequence[RunRecord], attribute: str) -> tuple[np.ndarray, ...]:
-    """Iterations of all of the runs; lowest, mean and highest, NaN where zero: it has no log."""
-    at = [
-        dict(zip(r.margins.iterations.tolist(), getattr(r.margins, attribute), strict=True))
-        for r in runs
-    ]
-    x = sorted(set.intersection(*(set(of) for of in at)))
-    values = np.array([[of[i] for i in x] for of in at]).reshape(len(at), len(x))
-    rows = (values.min(axis=0), values.mean(axis=0), values.max(axis=0))
-    return (np.array(x), *(np.where(row > 0, row, np.nan) for row in rows))
+def _said(titles: Mapping[str, str]) -> str:
+    return "; ".join(f"over {PANELS[key][0]}, {text}" for key, text in titles.items())

@@ -16,13 +16,14 @@ from matplotlib.ticker import MaxNLocator
 
 from igam_d2.report.drawing import Drawing
 from igam_d2.report.style import EDGE, INK, MUTED, PAPER, signed
-from study.cells import STATISTICS, axes_of, method_label, method_labels
-from study.drawing import LOOK, OTHER, SERIES, need, new_figure, save, span
+from study.cells import STATISTICS, axes_of, holds, method_label, method_labels, of_kind
+from study.comparison_tables import adjusted, differences
+from study.drawing import LOOK, OTHER, SERIES, need, new_figure, span
 from study.records import RunRecord, select
 from study.stats import DRAWS, PairedDifference
-from study.tables import differences
+from study.tables import GRID_METRICS, grid_rule
 
-__all__ = ["differences_figure", "grid_figure", "save", "sweep_figure"]
+__all__ = ["differences_figure", "grid_figure", "sweep_figure"]
 
 MARKERS = "osD^v"
 LESS_MORE = LinearSegmentedColormap.from_list(
@@ -73,10 +74,11 @@ def differences_figure(
     return Drawing(
         name,
         figure,
-        f"Box AP and APr less those of {method_label(baseline)}, paired by seed ({seeds}); "
-        f"methods compared with one baseline: {len(found)}. Thick: 95% interval by bootstrap "
-        f"over the classes ({DRAWS:,} draws); thin: by Student's t over the seeds, with an arrow "
-        "where it goes on. Filled: both exclude 0. Blue: IGAM.",
+        f"{of_kind(kind)}Box AP and APr less those of {method_label(baseline)}, paired by seed "
+        f"({seeds}); methods compared with one baseline: {len(found)}, each by itself. Thick: 95% "
+        f"interval by bootstrap over the classes ({DRAWS:,} draws; of a few rare classes it is too "
+        "narrow); thin: by Student's t over the seeds, with an arrow where it goes on. Filled: "
+        "both exclude 0, with at least 3 seeds. Blue: IGAM.",
         f"Differences in AP to {method_label(baseline)}: {'; '.join(values)}.",
     )
 
@@ -155,7 +157,7 @@ def sweep_figure(
     return Drawing(
         name,
         figure,
-        f"Box AP and APr over the scale s: mean over the seeds ({seeds}); the bands "
+        f"{of_kind(kind)}Box AP and APr over the scale s: mean over the seeds ({seeds}); the bands "
         "reach from the lowest to the highest seed.",
         "; ".join(alts) + ".",
     )
@@ -174,13 +176,14 @@ def grid_figure(
         grid: (reading, shrinkage) -> method.
     """
     readings, shrinkages = axes_of(grid)
-    found = differences(records, list(grid.values()), baseline, kind, ("AP", "APr"))
+    found = differences(records, list(grid.values()), baseline, kind, GRID_METRICS)
+    p_holm = adjusted(found, GRID_METRICS)
     need([d for of in found.values() for d in of.values() if d], f"the grid and {baseline}")
     alts = []
     with mpl.rc_context(LOOK):
         figure = new_figure(1.5 + 0.55 * len(readings))
         axes = figure.subplots(1, 2)
-        for ax, metric in zip(axes, ("AP", "APr"), strict=True):
+        for ax, metric in zip(axes, GRID_METRICS, strict=True):
             cells = {pair: found.get(method, {}).get(metric) for pair, method in grid.items()}
             largest = max((abs(d.mean) for d in cells.values() if d), default=0.0) or 1.0
             values = np.full((len(readings), len(shrinkages)), np.nan)
@@ -193,7 +196,8 @@ def grid_figure(
                 ground = to_rgb(LESS_MORE(0.5 + 0.5 * d.mean / largest))
                 dark = np.dot([0.21, 0.72, 0.07], np.power(ground, 2.2)) < 0.2
                 style = {"ha": "center", "color": PAPER if dark else INK}
-                weight = "bold" if d.beyond_noise else "normal"
+                p = p_holm[metric][grid[reading, shrinkage]]
+                weight = "bold" if holds(d, p) else "normal"
                 one = d.std != d.std
                 ax.text(
                     j, i, signed(d.mean), va="center" if one else "bottom", fontweight=weight,
@@ -219,10 +223,8 @@ def grid_figure(
     return Drawing(
         name,
         figure,
-        f"Box AP and APr of IGAM less those of {method_label(baseline)}, over the reading of the "
-        f"normalisation and the shrinkage: mean ± standard deviation over the paired seeds "
-        f"({seeds}). Bold: the 95% intervals over the classes and over the seeds both "
-        "exclude 0. Methods compared with one baseline: "
-        f"{sum(any(of.values()) for of in found.values())}.",
+        f"{of_kind(kind)}Box AP and APr of IGAM less those of {method_label(baseline)}, over the "
+        "reading of the normalisation and the shrinkage: mean ± standard deviation over the paired "
+        f"seeds ({seeds}). {grid_rule(p_holm, 'Bold')}",
         "; ".join(alts) + ".",
     )

@@ -11,7 +11,7 @@ from igam_d2.functional import SHRINKAGES
 from study.estimator_page import github_table
 from study.stats import partial_spearman
 
-__all__ = ["correlation_table", "correlations", "markdown", "subsample_table"]
+__all__ = ["correlation_table", "correlations", "markdown", "over_seeds", "subsample_table"]
 
 
 def correlations(classes: list[dict[str, Any]]) -> dict[str, Any]:
@@ -114,6 +114,30 @@ def correlation_table(content: dict[str, Any]) -> str:
     return "\n\n".join(tables)
 
 
+def over_seeds(contents: list[dict[str, Any]]) -> str:
+    """Tables of detectors of several seeds: correlations as mean ± standard deviation over them,
+    and the subsets of embeddings of all of them."""
+    (name,) = contents[0]["predictors"]
+    seeds = [content["predictors"][name] for content in contents]
+    found = [predictor["correlations"] for predictor in seeds]
+    rows = []
+    for split in ("info_train", "info_balanced"):
+        for other in found[0][split][SHRINKAGES[0]]:
+            entries = [[of[split][key][other] for of in found] for key in SHRINKAGES]
+            cells = [_spread([e["spearman"][0] for e in of], digits=2) for of in entries]
+            number = max(entry["num_classes"] for of in entries for entry in of)
+            rows.append([f"{split}, {other}", *cells, f"{number:,}"])
+    for pair in found[0]["others"]:
+        entries = [of["others"][pair] for of in found]
+        cell = _spread([entry["spearman"][0] for entry in entries], digits=2)
+        row = [pair, cell, *["-"] * (len(SHRINKAGES) - 1)]
+        rows.append([*row, f"{max(entry['num_classes'] for entry in entries):,}"])
+    pooled = {**seeds[0], "subsamples": [of for p in seeds for of in p["subsamples"]]}
+    columns = ("Spearman's correlation of", *SHRINKAGES, "classes")
+    table = github_table(columns, rows)
+    return f"{table}\n\n{subsample_table({'predictors': {name: pooled}})}"
+
+
 def subsample_table(content: dict[str, Any]) -> str:
     """A table for each predictor, with a row for each number of embeddings."""
     tables = []
@@ -146,9 +170,9 @@ def _interval(value: list[float | None]) -> str:
     return f"{value[0]:.2f} [{low}, {high}]"
 
 
-def _spread(values: list[float | None], sign: str = "") -> str:
+def _spread(values: list[float | None], sign: str = "", digits: int = 1) -> str:
     if None in values:
         return "-"
-    mean = round(statistics.fmean(values), 1) + 0.0  # no zero with a minus sign
-    std = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{mean:{sign}.1f}{std}"
+    mean = round(statistics.fmean(values), digits) + 0.0  # no zero with a minus sign
+    std = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{mean:{sign}.{digits}f}{std}"

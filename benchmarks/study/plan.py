@@ -11,7 +11,10 @@ The order:
    on the selection split.
 5. C2AM, Seesaw, EQLv2, balanced softmax and CE with repeat-factor sampling as second stages.
 6. IGAM in the chosen pair: with the opposite sign (and where margins are largest, "ratio", too),
-   with repeat-factor sampling, at every s; whole detectors of the chosen pair and of its opposite.
+   with repeat-factor sampling, at every s, and where the smallest s is chosen at half of it, with
+   cosine CE too; whole detectors of the chosen pair and of its opposite.
+
+A choice that was made is kept (choices.py), though more seeds may say another.
 """
 
 from collections.abc import Sequence
@@ -20,6 +23,7 @@ from dataclasses import dataclass, field
 from igam_d2.functional import READINGS
 
 __all__ = [
+    "BELOW",
     "CACHED",
     "FULL",
     "GRID",
@@ -37,6 +41,7 @@ __all__ = [
 
 FULL, CACHED = "full", "cached"
 SCALES = (10, 20, 30, 40, 50)
+BELOW = 5  # tried too, without being a choice, where the smallest is the best
 SHRINKAGES = ("none", "floor", "oas")
 GRID = tuple((reading, shrinkage) for reading in READINGS for shrinkage in SHRINKAGES)
 FIRST = ("mean", "none")
@@ -140,6 +145,8 @@ def steps(choice: Choice) -> list[Step]:
         return planned
     best = choice.reading, choice.shrinkage
     scales = [igam(*best, scale) for scale in SCALES if scale != s]
+    if s == min(SCALES):
+        scales += [cosine_ce(BELOW), igam(*best, BELOW)]
     opposite = igam(*best, s, opposite=True)
     # The sign where the margins are largest, too
     largest = dict.fromkeys([opposite, igam("ratio", best[1], s, opposite=True)])

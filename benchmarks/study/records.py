@@ -16,9 +16,21 @@ import yaml
 from igam_d2.errors import InputError
 from igam_d2.report.run_folder import load_run, read_lines
 
-__all__ = ["METRICS", "Margins", "RunRecord", "load_record", "load_records", "select"]
+__all__ = [
+    "CLASS_METRICS",
+    "METRICS",
+    "Margins",
+    "RunRecord",
+    "load_record",
+    "load_records",
+    "metric_classes",
+    "select",
+]
 
-METRICS = ("AP", "APr", "APc", "APf", "bias std", "bias variance")
+# Means over classes. APr2 is of the rare ones with at least two training instances: one instance
+# has no covariance, so that its class has neither an information amount nor a margin.
+CLASS_METRICS = ("AP", "APr", "APr2", "APc", "APf")
+METRICS = (*CLASS_METRICS, "bias std", "bias variance")
 _SEED = re.compile(r"seed(\d+)")
 
 
@@ -45,14 +57,16 @@ class RunRecord:
 
     Attributes:
         kind: "full" or "cached".
-        class_groups: (K) keys of the groups, "r", "c" and "f", or None.
+        class_groups: (K,) keys of the groups, "r", "c" and "f", or None.
         groups: key -> name, the rarest first.
         image_count, instance_count: (K,) of training, NaN where not known.
         class_ap: (K,) in %, NaN for a class without ground truth, which enters nothing.
-        information: (K,) bits, NaN where not known.
+        information: (K,) bits of the last refresh, NaN where not known.
         metrics: of METRICS, NaN where there is no ground truth; bias variance in %².
         margins: None for a loss without.
         scale: s of the loss, None where it has none or no config was left.
+        shrinkage: of the covariances that the information amounts are of, None where not known.
+        max_iter: iterations of training, None where not known.
     """
 
     kind: str
@@ -69,6 +83,36 @@ class RunRecord:
     metrics: dict[str, float]
     margins: Margins | None = None
     scale: float | None = None
+    shrinkage: str | None = None
+    max_iter: int | None = None
+
+    @property
+    def used_margins(self) -> Margins | None:
+        """Those with which a step was trained; None where there is none.
+
+        A refresh comes after the step whose number it has: one at the last iteration is never used.
+        """
+        if self.margins is None or self.max_iter is None:
+            return self.margins
+        used = self.margins.iterations < self.max_iter
+        if not used.any():
+            return None
+        rows = (self.margins.iterations, self.margins.largest, self.margins.mean)
+        return Margins(*(row[used] for row in rows), self.margins.sign)
+
+
+def metric_classes(run: RunRecord, metric: str) -> np.ndarray:
+    """(K,) bool, the classes that one of CLASS_METRICS is the mean over, if they have an AP."""
+    if metric == "AP":
+        return np.full(len(run.class_names), True)
+    return _rule(metric, run.class_groups, run.instance_count)
+
+
+def _rule(
+    metric: str, class_groups: Sequence[str | None], instance_count: np.ndarray
+) -> np.ndarray:
+    of_group = np.array([key == metric[2] for key in class_groups])
+    return of_group & (instance_count >= 2) if metric == "APr2" else of_group
 
 
 def select(
@@ -114,27 +158,37 @@ def load_record(folder: str | Path, dataset: str) -> RunRecord | None:
     try:
         found, bias = run.metrics["bbox"], run.results["bias"]["bbox"]
         found = {**found, "bias std": bias["std"], "bias variance": bias["variance"]}
-        metrics = {name: _number(found[name]) for name in METRICS}
+        metrics = {name: _number(found[name]) for name in METRICS if name != "APr2"}
     except (KeyError, TypeError) as error:
         raise InputError(
             f"{run.results_file} has no {error}: evaluate the boxes of data in the format lvis."
         ) from error
+    groups = tuple(record["group"] for record in run.classes)
+    instance_count, class_ap = run.column("instance_count"), run.class_ap("bbox")
+    metrics["APr2"] = _mean(class_ap[_rule("APr2", groups, instance_count)])
     bits = run.information()
+    config = _load_config(folder / "config.yaml")
+    loss = _setting(config, "MODEL", "ROI_BOX_HEAD", "CLS_LOSS", "NAME")
+    scale = _setting(config, "MODEL", "ROI_BOX_HEAD", "CLS_LOSS", loss, "SCALE")
+    shrinkage = _setting(config, "MODEL", "IGAM", "SHRINKAGE")
+    max_iter = _setting(config, "SOLVER", "MAX_ITER")
     return RunRecord(
         kind=place[0],
         method=place[1],
         seed=int(seed[1]),
         folder=folder,
         class_names=tuple(run.class_names),
-        class_groups=tuple(record["group"] for record in run.classes),
+        class_groups=groups,
         groups={group["key"]: group["name"] for group in run.groups},
         image_count=run.column("image_count"),
-        instance_count=run.column("instance_count"),
-        class_ap=run.class_ap("bbox"),
+        instance_count=instance_count,
+        class_ap=class_ap,
         information=np.full(len(run.classes), math.nan) if bits is None else bits,
         metrics=metrics,
         margins=_load_margins(folder / "information.jsonl", len(run.classes)),
-        scale=_load_scale(folder / "config.yaml"),
+        scale=float(scale) if isinstance(scale, int | float) else None,
+        shrinkage=shrinkage if isinstance(shrinkage, str) else None,
+        max_iter=max_iter if isinstance(max_iter, int) else None,
     )
 
 
@@ -184,12 +238,24 @@ def _margin_summary(potentials: Sequence[float | None]) -> tuple[float, float]:
     return float(rise.max()), float(rise.sum() / (len(u) * (len(u) - 1)))
 
 
-def _load_scale(path: Path) -> float | None:
+def _load_config(path: Path) -> Any:
     try:
-        losses = yaml.safe_load(path.read_text())["MODEL"]["ROI_BOX_HEAD"]["CLS_LOSS"]
-        return float(losses[losses["NAME"]]["SCALE"])
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
+        return yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError):
         return None
+
+
+def _setting(config: Any, *keys: Any) -> Any:
+    """None where it is not there."""
+    for key in keys:
+        config = config.get(key) if isinstance(config, dict) else None
+    return config
+
+
+def _mean(values: np.ndarray) -> float:
+    """Of those that are known."""
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else math.nan
 
 
 def _number(value: Any) -> float:

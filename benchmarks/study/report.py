@@ -1,31 +1,26 @@
 """Tables and figures of evidence.py, from the runs that are there."""
 
-import argparse
-import datetime
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import torch
-from measure import hardware
 
 from igam_d2.errors import InputError
 from igam_d2.files import write_json, write_whole
 from igam_d2.report.drawing import Drawing
-from study.class_figures import ap_figure, margins_figure
+from study.cells import method_label
+from study.class_figures import ap_figure, gain_figure
+from study.class_tables import correlations_table, gain_by_information
+from study.comparison_tables import agreement_table, decomposition_table, differences_table
 from study.drawing import save
 from study.figures import differences_figure, grid_figure, sweep_figure
-from study.plan import CACHED, FULL, GRID, SCALES, Choice, cosine_ce, igam, softmax_ce
-from study.records import RunRecord, load_records, select
-from study.runs import SPLITS, Experiment, Run
-from study.tables import (
-    correlations_table,
-    differences_table,
-    grid_table,
-    main_table,
-    margins_table,
-    sweep_table,
-)
+from study.information_tables import over_seeds
+from study.jobs import SPLITS, Measurement, Run
+from study.margins_figure import margins_figure
+from study.plan import BELOW, CACHED, FULL, GRID, SCALES, Choice, cosine_ce, igam, softmax_ce, steps
+from study.records import RunRecord, load_record
+from study.runs import Experiment
+from study.tables import grid_table, main_table, margins_table, sweep_table
 
 __all__ = ["write_evidence"]
 
@@ -47,7 +42,7 @@ TABLE_2 = {
 
 
 def write_evidence(
-    experiment: Experiment, choice: Choice, runs: Sequence[Run], args: argparse.Namespace
+    experiment: Experiment, choice: Choice, runs: Sequence[Run], measurements: Sequence[Measurement]
 ) -> list[Path]:
     """tables.md, tables.json and the figures, of the test split; and the main tables of the
     selection split, by which was chosen.
@@ -55,19 +50,28 @@ def write_evidence(
     Returns:
         The files written.
     """
+    done = [run for run in runs if run.result is not None]
     records = {
-        split: _of(load_records(experiment.output, name), runs)
+        split: [r for run in done if (r := load_record(run.folder, name)) is not None]
         for split, name in zip(SPLITS, experiment.datasets, strict=True)
     }
-    if not records["test"]:
+    if not done:
         print("No run is done yet: there is nothing to write.")
         return []
-    facts = _facts(experiment, choice, args)
-    parts = ["# Meshes-LT: what the losses do", "", _described(facts)]
-    content: dict[str, Any] = {"facts": facts}
-    for title, (text, values) in _tables(records, choice, runs).items():
+    parts = ["# Meshes-LT: what the losses do", "", _described(experiment, choice)]
+    content: dict[str, Any] = {"facts": experiment.facts, "choice": vars(choice)}
+    for title, (text, values) in _tables(records, choice).items():
         parts += ["", f"## {title}", "", text]
         content[title] = values
+    for method in dict.fromkeys(m.detector.method.name for m in measurements if m.detector):
+        found = [
+            m.result
+            for m in measurements
+            if m.detector and m.detector.method.name == method and m.result
+        ]
+        if found:
+            title = f"Information amounts of whole detectors with {method_label(method)}"
+            parts += ["", f"## {title}", "", _INFORMATION, "", over_seeds(found)]
     output = experiment.output
     page = "\n".join(parts) + "\n"
     write_whole(output / "tables.md", lambda f: f.write(page.encode()))
@@ -76,55 +80,45 @@ def write_evidence(
     return [output / "tables.md", output / "tables.json", *figures]
 
 
-def _of(records: Sequence[RunRecord], runs: Sequence[Run]) -> list[RunRecord]:
-    """Those of the runs that are complete: another's results may be of another training."""
-    done = {(run.kind, run.method.name, run.seed) for run in runs if run.result is not None}
-    return [r for r in records if (r.kind, r.method, r.seed) in done]
+_INFORMATION = (
+    "Of ground-truth boxes without augmentation, at the end of training: on the training set "
+    "(info_train), and on the selection split with as many instances of each class "
+    "(info_balanced), where what an estimate owes to that number is the same for all. Mean ± "
+    "standard deviation over the seeds. `info_balanced` is by the same estimate, "
+    "`info_balanced oas` by oas; AP | log_n_train is the partial correlation given the log of the "
+    "training instances; diversity knows no model. Then what an estimate gives of n embeddings of "
+    "a frequent class, less what it gives of all of them, in bits."
+)
 
 
-def _facts(experiment: Experiment, choice: Choice, args: argparse.Namespace) -> dict[str, Any]:
-    return {
-        "classes": len(experiment.categories),
-        "training_images": experiment.num_images,
-        "seeds": experiment.seeds,
-        "full_iterations": args.full_iterations,
-        "cached_iterations": args.cached_iterations,
-        "passes": args.passes,
-        "choice": vars(choice),
-        "hardware": hardware("cuda" if args.gpus else "cpu"),
-        "torch": torch.__version__,
-        "date": datetime.date.today().isoformat(),
-    }
-
-
-def _described(facts: dict[str, Any]) -> str:
+def _described(experiment: Experiment, choice: Choice) -> str:
+    facts = experiment.facts
+    iterations = facts["iterations"]
     return (
-        f"{facts['classes']} classes, {facts['training_images']:,} training images; seeds "
-        f"{', '.join(map(str, facts['seeds']))}; {facts['full_iterations']:,} iterations of whole "
-        f"detectors, {facts['cached_iterations']:,} of second stages on RoI features of "
-        f"{facts['passes']} passes over the training set; {facts['hardware']}, torch "
-        f"{facts['torch']}; {facts['date']}. AP of boxes in %, on the test split where nothing "
-        "else is said."
+        f"{facts['num_classes']} classes, {facts['num_training_images']:,} training images; "
+        f"{iterations[FULL]:,} iterations of whole detectors, {iterations[CACHED]:,} of second "
+        f"stages on RoI features of {facts['passes']} passes over the training set; "
+        f"{facts['hardware']}, torch {facts['torch']}; begun on {facts['date']}. Chosen on the "
+        f"selection split: s = {choice.scale}, then {choice.reading}, {choice.shrinkage}. AP of "
+        "boxes in %, on the test split where nothing else is said.\n\n"
+        "Second stages are box head, embedding, classifier and class-agnostic box regression, "
+        "trained from scratch on RoI features of the whole detector with softmax cross-entropy of "
+        "the same seed: its backbone, region proposals and so the boxes that are classified are "
+        "the same for all of them, and were learnt with that loss."
     )
 
 
-def _tables(
-    records: dict[str, list[RunRecord]], choice: Choice, runs: Sequence[Run]
-) -> dict[str, tuple[str, Any]]:
+def _tables(records: dict[str, list[RunRecord]], choice: Choice) -> dict[str, tuple[str, Any]]:
     test = records["test"]
     tables: dict[str, tuple[str, Any]] = {}
     for kind in (FULL, CACHED):
-        methods = _methods(runs, kind, test)
+        methods = _methods(test, kind, choice)
         if not methods:
             continue
         title = TITLES[kind]
         tables[title] = main_table(test, methods, kind)
         tables[f"{title}: on the selection split"] = main_table(records["selection"], methods, kind)
-        if baseline := _baseline(choice, methods):
-            others = [method for method in methods if method != baseline]
-            tables[f"{title}: differences to cosine CE"] = differences_table(
-                test, others, baseline, kind
-            )
+        tables |= {f"{title}: {name}": t for name, t in _comparisons(test, choice, kind).items()}
         tables[f"{title}: what AP goes along with"] = correlations_table(test, methods, kind)
         if with_margins := [m for m in methods if m.startswith("igam")]:
             tables[f"{title}: margins"] = margins_table(test, with_margins, kind)
@@ -134,6 +128,10 @@ def _tables(
             tables[f"Readings and shrinkages: {split} split"] = grid_table(
                 records[split], grid, baseline, CACHED
             )
+        both = [m for m in _methods(test, FULL, choice) if m != baseline]
+        agreement = agreement_table(test, both, baseline)
+        if agreement[1]["num_compared"]:
+            tables["Second stages and whole detectors"] = agreement
     for split in SPLITS[::-1]:
         tables[f"The scale: {split} split"] = sweep_table(
             records[split], _series(choice), TABLE_2, "paper, LVIS v1", CACHED
@@ -141,22 +139,80 @@ def _tables(
     return tables
 
 
+def _comparisons(
+    records: Sequence[RunRecord], choice: Choice, kind: str
+) -> dict[str, tuple[str, Any]]:
+    """Paired differences, of the methods of a kind that are there."""
+    tables: dict[str, tuple[str, Any]] = {}
+    there = {record.method for record in records if record.kind == kind}
+    if choice.scale is None or (cosine := cosine_ce(choice.scale).name) not in there:
+        return tables
+    softmax = softmax_ce().name
+    # At other scales there is another cosine CE to compare with
+    others = [
+        m for m in _methods(records, kind, choice) if m != cosine and not _other_scale(m, choice)
+    ]
+    tables["differences to cosine CE"] = differences_table(records, others, cosine, kind)
+    margins = {
+        f"IGAM {pair}": igam(*pair.split("/"), choice.scale).name
+        for pair in dict.fromkeys(("mean/none", f"{choice.reading}/{choice.shrinkage}"))
+        if choice.reading is not None or pair == "mean/none"
+    }
+    for label, method in margins.items():
+        if method not in there:
+            continue
+        if softmax in there:
+            tables[f"softmax CE, cosine CE, {label}"] = decomposition_table(
+                records, softmax, cosine, method, kind
+            )
+        tables[f"what {label} changes, and for whom"] = gain_by_information(
+            records, method, cosine, kind
+        )
+    if softmax in there:
+        tables["what cosine CE changes, and for whom"] = gain_by_information(
+            records, cosine, softmax, kind
+        )
+    if choice.reading is not None:
+        chosen = igam(choice.reading, choice.shrinkage, choice.scale).name
+        rest = [m for m in _grid(choice).values() if m in there and m != chosen]
+        if chosen in there and rest:
+            tables["the other readings, against the chosen one"] = differences_table(
+                records, rest, chosen, kind, baseline_label="the chosen reading"
+            )
+    for reading, shrinkage in GRID:
+        pair = [igam(reading, shrinkage, choice.scale, opposite=o).name for o in (False, True)]
+        if set(pair) <= there:
+            tables[f"the opposite sign, {reading}/{shrinkage}"] = differences_table(
+                records, pair[1:], pair[0], kind, baseline_label="the sign as printed"
+            )
+    if choice.reading is not None and kind == CACHED:
+        for scale in (BELOW, *SCALES):
+            own, other = cosine_ce(scale).name, igam(choice.reading, choice.shrinkage, scale).name
+            if {own, other} <= there:
+                tables[f"IGAM against cosine CE, s = {scale}"] = differences_table(
+                    records, [other], own, kind
+                )
+    return tables
+
+
 def _figures(records: Sequence[RunRecord], choice: Choice) -> list[Drawing]:
     """Those for which there are runs."""
-    makers: list[Callable[[], Drawing]] = [lambda: ap_figure(records, softmax_ce().name, FULL)]
+    softmax = softmax_ce().name
+    makers: list[Callable[[], Drawing]] = [lambda: ap_figure(records, softmax, FULL)]
     if choice.scale is not None:
-        baseline = cosine_ce(choice.scale).name
+        cosine = cosine_ce(choice.scale).name
+        best = igam(choice.reading or "mean", choice.shrinkage or "none", choice.scale).name
         for kind in (FULL, CACHED):
-            methods = list(dict.fromkeys(r.method for r in select(records, kind=kind)))
-            others = [m for m in methods if m != baseline and not _other_scale(m, choice)]
-            makers.append(
-                lambda kind=kind, others=others: differences_figure(
-                    records, others, baseline, kind, f"differences_{kind}"
-                )
-            )
+            others = [m for m in _methods(records, kind, choice) if m != cosine]
+            others = [m for m in others if not _other_scale(m, choice)]
+            makers += [
+                partial(differences_figure, records, others, cosine, kind, f"differences_{kind}"),
+                partial(gain_figure, records, cosine, softmax, kind, f"gain_cosine_{kind}"),
+                partial(gain_figure, records, best, cosine, kind, f"gain_igam_{kind}"),
+            ]
         makers += [
-            lambda: ap_figure(records, baseline, FULL),
-            lambda: grid_figure(records, _grid(choice), baseline, CACHED),
+            lambda: ap_figure(records, cosine, FULL),
+            lambda: grid_figure(records, _grid(choice), cosine, CACHED),
             lambda: margins_figure(records, _grid(choice), CACHED),
         ]
     makers.append(lambda: sweep_figure(records, _series(choice), CACHED))
@@ -169,20 +225,15 @@ def _figures(records: Sequence[RunRecord], choice: Choice) -> list[Drawing]:
     return drawings
 
 
-def _methods(runs: Sequence[Run], kind: str, records: Sequence[RunRecord]) -> list[str]:
-    """Of a kind, in the order of the plan, that a seed is done of."""
-    done = {record.method for record in records if record.kind == kind}
-    names = dict.fromkeys(run.method.name for run in runs if run.kind == kind)
-    return [name for name in names if name in done]
-
-
-def _baseline(choice: Choice, methods: Sequence[str]) -> str | None:
-    name = None if choice.scale is None else cosine_ce(choice.scale).name
-    return name if name in methods else None
+def _methods(records: Sequence[RunRecord], kind: str, choice: Choice) -> list[str]:
+    """Of a kind, in the order of the plan, those that a seed is done of."""
+    there = {record.method for record in records if record.kind == kind}
+    planned = [m.name for step in steps(choice) for k, m in step.runs if k == kind]
+    return [name for name in planned if name in there]
 
 
 def _other_scale(method: str, choice: Choice) -> bool:
-    return any(f"_s{s}" in method for s in SCALES if s != choice.scale)
+    return any(f"_s{s}" in method for s in (BELOW, *SCALES) if s != choice.scale)
 
 
 def _grid(choice: Choice) -> dict[tuple[str, str], str]:
@@ -190,9 +241,10 @@ def _grid(choice: Choice) -> dict[tuple[str, str], str]:
 
 
 def _series(choice: Choice) -> dict[str, dict[int, str]]:
-    series = {"cosine CE": {s: cosine_ce(s).name for s in SCALES}}
+    scales = (BELOW, *SCALES)
+    series = {"cosine CE": {s: cosine_ce(s).name for s in scales}}
     if choice.reading is not None:
         pair = choice.reading, choice.shrinkage
         label = f"IGAM {choice.reading}, {choice.shrinkage}"
-        series[label] = {s: igam(*pair, s).name for s in SCALES}
+        series[label] = {s: igam(*pair, s).name for s in scales}
     return series

@@ -7,54 +7,43 @@ are all of one.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from igam_d2.report.style import signed
 from study.cells import (
-    RHO,
     STATISTICS,
     Table,
     as_json,
     axes_of,
-    correlation_cell,
-    difference_cell,
+    holds,
     markdown,
     mean_cell,
     method_label,
+    of_kind,
+    seeds_cell,
     short_cell,
     small_cell,
     table,
 )
-from study.records import RunRecord, select
-from study.stats import (
-    CORRELATIONS,
-    GROUPS,
-    PairedDifference,
-    correlations,
-    holm,
-    mean_std,
-    paired_difference,
-    summary,
+from study.comparison_tables import (
+    APR2,
+    adjusted,
+    differences,
 )
+from study.records import CLASS_METRICS, RunRecord, select
+from study.stats import mean_std, summary
 
-__all__ = [
-    "correlations_table",
-    "differences",
-    "differences_table",
-    "grid_table",
-    "main_table",
-    "margins_table",
-    "sweep_table",
-]
+__all__ = ["grid_rule", "grid_table", "main_table", "margins_table", "sweep_table"]
 
-SHOWN = ("AP", "APr", "APc", "APf", "bias std")
+SHOWN = (*CLASS_METRICS, "bias std")
+GRID_METRICS = ("AP", "APr")
 
 
 def main_table(
     records: Sequence[RunRecord], methods: Sequence[str], kind: str | None = None
 ) -> Table:
-    """AP, APr, APc, APf and bias std of the methods, in their order."""
+    """AP, APr, APr2, APc, APf and bias std of the methods, in their order."""
     rows, content = [], []
     for method in methods:
         runs = select(records, method, kind)
@@ -62,110 +51,19 @@ def main_table(
         record |= summary(runs) if runs else {"seeds": [], "metrics": {}}
         content.append(record)
         cells = [mean_cell(record["metrics"].get(name)) for name in SHOWN]
-        rows.append([record["label"], str(len(runs)), *cells])
+        rows.append([record["label"], seeds_cell(record["seeds"]), *cells])
     caption = (
-        "Box AP in %, mean ± standard deviation over the seeds, whose number is given. "
-        "bias std: standard deviation of the AP over the classes, in percentage points."
+        f"{of_kind(kind)}Box AP in %, mean ± standard deviation over the seeds, which are named. "
+    )
+    if len({tuple(record["seeds"]) for record in content if record["seeds"]}) > 1:
+        caption += (
+            "Rows of other seeds do not compare directly: differences are taken over the seeds "
+            "that both have. "
+        )
+    caption += (
+        f"{APR2}bias std: standard deviation of the AP over the classes, in percentage points."
     )
     return table(("method", "seeds", *SHOWN), rows, caption, {"kind": kind, "methods": content})
-
-
-def differences(
-    records: Sequence[RunRecord],
-    methods: Sequence[str],
-    baseline: str,
-    kind: str | None = None,
-    metrics: Sequence[str] = tuple(GROUPS),
-) -> dict[str, dict[str, PairedDifference | None]]:
-    """For each method but the baseline and each metric of GROUPS what paired_difference says."""
-    theirs = select(records, baseline, kind)
-    found: dict[str, dict[str, PairedDifference | None]] = {}
-    for method in methods:
-        if method == baseline:
-            continue
-        runs = select(records, method, kind)
-        found[method] = {
-            metric: paired_difference(runs, theirs, GROUPS[metric]) if runs and theirs else None
-            for metric in metrics
-        }
-    return found
-
-
-def differences_table(
-    records: Sequence[RunRecord],
-    methods: Sequence[str],
-    baseline: str,
-    kind: str | None = None,
-) -> Table:
-    """AP, APr, APc and APf of the methods less those of the baseline, with both intervals."""
-    found = differences(records, methods, baseline, kind)
-    adjusted = {
-        metric: holm({m: of[metric].p_value for m, of in found.items() if of[metric]})
-        for metric in GROUPS
-    }
-    rows, content = [], []
-    for method, of in found.items():
-        p_values = {metric: adjusted[metric].get(method, math.nan) for metric in GROUPS}
-        record = {"method": method, "label": method_label(method)}
-        record["differences"] = {
-            metric: None if d is None else as_json(d, p_values[metric]) for metric, d in of.items()
-        }
-        content.append(record)
-        seeds = max((len(d.seeds) for d in of.values() if d), default=0)
-        cells = [difference_cell(d, p_values[metric]) for metric, d in of.items()]
-        rows.append([record["label"], str(seeds), *cells])
-    compared = sum(any(of.values()) for of in found.values())
-    tested = {
-        metric: sum(not math.isnan(p) for p in adjusted[metric].values()) for metric in GROUPS
-    }
-    total = sum(d is not None for of in found.values() for d in of.values())
-    caption = (
-        f"Difference to {method_label(baseline)} in percentage points, paired by seed: the mean; "
-        "below it the 95% interval by bootstrap over the classes, and below that the 95% interval "
-        "by Student's t over the seeds. **Bold**: beyond noise, both intervals exclude 0. "
-        f"Methods compared with one baseline: {compared}; comparisons in all: {total}. A 95% "
-        "interval by itself leaves out 0 by chance in about 1 of 20. "
-    )
-    if any(tested.values()):
-        caption += (
-            "†: p < .05 by the t-test over the seeds after Holm's adjustment for the "
-            f"{max(tested.values())} comparisons of a column."
-        )
-    else:
-        caption += "With fewer than three seeds there is no test over the seeds."
-    extra = {"kind": kind, "baseline": baseline, "num_comparisons": total}
-    extra |= {"num_comparisons_of_holm": tested, "methods": content}
-    header = ("method", "seeds", *(f"Δ{metric}" for metric in GROUPS))
-    return table(header, rows, caption, extra)
-
-
-def correlations_table(
-    records: Sequence[RunRecord], methods: Sequence[str], kind: str | None = None
-) -> Table:
-    """How the AP of the classes goes along with information and with training instances."""
-    rows, content = [], []
-    for method in methods:
-        runs = select(records, method, kind)
-        found = correlations(runs) if runs else {"seeds": [], "num_classes": 0}
-        content.append({"method": method, "label": method_label(method), **found})
-        cells = [
-            correlation_cell(found.get(name), not name.startswith("pearson"))
-            for name in CORRELATIONS
-        ]
-        rows.append([method_label(method), str(len(runs)), str(found["num_classes"]), *cells])
-    caption = (
-        "Correlations of the classes' AP (mean over the seeds) with information amount and with "
-        f"training instances; r: Pearson, {RHO}: Spearman, below it the 95% interval over the "
-        f"classes. The last two are partial: {RHO} of AP and information given the log of the "
-        f"count, ({RHO}_xy - {RHO}_xz {RHO}_yz) / sqrt((1 - {RHO}_xz²)(1 - {RHO}_yz²)), and of AP "
-        f"and the log of the count given information. {RHO} of the count and of its log are one."
-    )
-    header = (
-        "method", "seeds", "classes", "information r", f"information {RHO}", "count r",
-        "log count r", f"count {RHO}", f"information {RHO}, given log count",
-        f"log count {RHO}, given information",
-    )  # fmt: skip
-    return table(header, rows, caption, {"kind": kind, "methods": content})
 
 
 def grid_table(
@@ -180,10 +78,11 @@ def grid_table(
         grid: (reading, shrinkage) -> method.
     """
     readings, shrinkages = axes_of(grid)
-    found = differences(records, list(grid.values()), baseline, kind, ("AP", "APr"))
+    found = differences(records, list(grid.values()), baseline, kind, GRID_METRICS)
+    p_holm = adjusted(found, GRID_METRICS)
     cells: dict[str, dict[str, Any]] = {reading: {} for reading in readings}
     parts = []
-    for metric in ("AP", "APr"):
+    for metric in GRID_METRICS:
         rows = []
         for reading in readings:
             row = [STATISTICS.get(reading, reading)]
@@ -195,63 +94,100 @@ def grid_table(
                 cell = cells[reading].setdefault(shrinkage, {"method": method or None})
                 cell["seeds"] = [run.seed for run in runs]
                 cell[metric] = value
-                cell[f"{metric} difference"] = as_json(difference) if difference else None
-                row.append(
-                    mean_cell(value) + (f"<br>{short_cell(difference)}" if difference else "")
-                )
+                p = p_holm[metric].get(method, math.nan)
+                cell[f"{metric} difference"] = as_json(difference, p) if difference else None
+                below = short_cell(difference, holds(difference, p)) if difference else ""
+                row.append(mean_cell(value) + (f"<br>{below}" if below else ""))
             rows.append(row)
         header = (f"{metric}: reading", *(STATISTICS.get(name, name) for name in shrinkages))
         parts.append(markdown(header, rows))
-    compared = sum(any(of.values()) for of in found.values())
     caption = (
-        "Box AP and APr in %, mean ± standard deviation over the seeds; below, the difference to "
-        f"{method_label(baseline)}, paired by seed. **Bold**: beyond noise, the 95% intervals over "
-        f"the classes and over the seeds both exclude 0. Methods compared with one baseline: "
-        f"{compared}."
+        f"{of_kind(kind)}Box AP and APr in %, mean ± standard deviation over the seeds; below, the "
+        f"difference to {method_label(baseline)}, over the seeds that both have. "
+        f"{grid_rule(p_holm, '**Bold**')}"
     )
     content = {"kind": kind, "baseline": baseline, "caption": caption, "cells": cells}
+    content["num_comparisons_of_holm"] = {m: _tested(of) for m, of in p_holm.items()}
     return "\n\n".join([*parts, caption]) + "\n", content
+
+
+def grid_rule(p_holm: Mapping[str, Mapping[str, float]], bold: str) -> str:
+    """What is bold in a grid."""
+    tested = max((_tested(of) for of in p_holm.values()), default=0)
+    compared = max((len(of) for of in p_holm.values()), default=0)
+    if not tested:
+        return f"Comparisons of a metric: {compared}; with fewer than 3 seeds none is tested."
+    return (
+        f"{bold}: the 95% intervals over the classes and over the seeds both exclude 0, and p < "
+        ".05 by the t-test over the seeds after Holm's adjustment for all comparisons of a metric, "
+        f"{tested}."
+    )
+
+
+def _tested(p_values: Mapping[str, float]) -> int:
+    return sum(not math.isnan(p) for p in p_values.values())
 
 
 def margins_table(
     records: Sequence[RunRecord], methods: Sequence[str], kind: str | None = None
 ) -> Table:
-    """The largest and the mean margin at the first and at the last refresh."""
+    """The largest and the mean margin of the first and of the last refresh that training used."""
     rows, content = [], []
     for method in methods:
-        runs = [run for run in select(records, method, kind) if run.margins is not None]
+        runs = [run for run in select(records, method, kind) if run.used_margins is not None]
         record: dict[str, Any] = {"method": method, "label": method_label(method)}
         record["seeds"] = [run.seed for run in runs]
-        scales = {run.scale for run in runs}
-        record["scale"] = scales.pop() if len(scales) == 1 else None
-        record["sign"] = runs[0].margins.sign if runs else None
+        record["scale"] = _common(run.scale for run in runs)
+        record["sign"] = _common(run.used_margins.sign for run in runs)
+        record["max_iter"] = _common(run.max_iter for run in runs)
         for at, index in (("first", 0), ("last", -1)):
+            at_iterations = (int(run.used_margins.iterations[index]) for run in runs)
+            record[f"{at} iteration"] = _common(at_iterations)
             for name in ("largest", "mean"):
-                values = [float(getattr(run.margins, name)[index]) for run in runs]
+                values = [float(getattr(run.used_margins, name)[index]) for run in runs]
                 record[f"{at} {name}"] = mean_std(values)
-            iterations = sorted({int(run.margins.iterations[index]) for run in runs})
-            record[f"{at} iteration"] = iterations[0] if len(iterations) == 1 else None
         keys = [f"{at} {name}" for at in ("first", "last") for name in ("largest", "mean")]
         cells = [small_cell(record[key]) for key in keys]
         s = record["scale"]
-        logit = None if s is None else mean_std([s * v for v in record["last largest"]["values"]])
-        record["last largest times scale"] = logit
+        for key in ("last largest", "last mean"):
+            values = None if s is None else [s * value for value in record[key]["values"]]
+            record[f"{key} times scale"] = None if values is None else mean_std(values)
+            cells.append(small_cell(record[f"{key} times scale"]))
         at = [record["first iteration"], record["last iteration"]]
         refreshes = "-" if None in at else f"{at[0]:,} and {at[1]:,}"
+        if record["max_iter"] is not None and None not in at:
+            refreshes += f" of {record['max_iter']:,}"
         number = "-" if s is None else f"{s:g}"
-        rows.append([record["label"], str(len(runs)), refreshes, *cells, number, small_cell(logit)])
+        rows.append(
+            [
+                record["label"],
+                seeds_cell(record["seeds"]),
+                refreshes,
+                *cells[:4],
+                number,
+                *cells[4:],
+            ]
+        )
         content.append(record)
     caption = (
-        "Margins in radians, mean ± standard deviation over the seeds: the largest, and the mean "
-        "over all ordered pairs of two classes, of which one in two has none, at the first and at "
-        "the last refresh. The last column, s times the largest, bounds what a margin changes in a "
-        "logit."
+        f"{of_kind(kind)}Margins in radians, mean ± standard deviation over the seeds: the "
+        "largest, and the mean over all ordered pairs of two classes, of which one in two has "
+        "none. Iterations: the first refresh, before which all margins are 0, and the last that "
+        "training used (none follows one at the very end), of all iterations. The last two "
+        "columns, s times the margin, are in logits: a margin of m changes a cosine by at most m, "
+        "and so a logit by at most s times m."
     )
     header = (
         "method", "seeds", "iterations", "first largest", "first mean", "last largest",
-        "last mean", "s", "s times last largest",
+        "last mean", "s", "s times last largest", "s times last mean",
     )  # fmt: skip
     return table(header, rows, caption, {"kind": kind, "methods": content})
+
+
+def _common(values: Iterable[Any]) -> Any:
+    """What all are, or None."""
+    found = set(values)
+    return found.pop() if len(found) == 1 else None
 
 
 def sweep_table(
@@ -292,8 +228,8 @@ def sweep_table(
             if value is not None:
                 content[name][f"{s:g}"] = {**value, "below_highest": below}
     caption = (
-        "Box AP and APr in % over the scale s of the cosine, mean ± standard deviation over the "
-        "seeds; in brackets, the difference to the highest of the column."
+        f"{of_kind(kind)}Box AP and APr in % over the scale s of the cosine, mean ± standard "
+        "deviation over the seeds; in brackets, the difference to the highest of the column."
     )
     if reference:
         caption += (
