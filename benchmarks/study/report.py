@@ -1,5 +1,6 @@
 """Tables and figures of evidence.py, from the runs that are there."""
 
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -186,7 +187,7 @@ def _comparisons(
                 records, pair[1:], pair[0], kind, baseline_label="the sign as printed"
             )
     if choice.reading is not None and kind == CACHED:
-        for scale in (BELOW, *SCALES):
+        for scale in _scales(choice):
             own, other = cosine_ce(scale).name, igam(choice.reading, choice.shrinkage, scale).name
             if {own, other} <= there:
                 tables[f"IGAM against cosine CE, s = {scale}"] = differences_table(
@@ -233,15 +234,20 @@ def _methods(records: Sequence[RunRecord], kind: str, choice: Choice) -> list[st
 
 
 def _other_scale(method: str, choice: Choice) -> bool:
-    return any(f"_s{s}" in method for s in (BELOW, *SCALES) if s != choice.scale)
+    found = re.search(r"_s(\d+)", method)
+    return found is not None and int(found[1]) != choice.scale
 
 
 def _grid(choice: Choice) -> dict[tuple[str, str], str]:
     return {pair: igam(*pair, choice.scale).name for pair in GRID}
 
 
+def _scales(choice: Choice) -> tuple[int, ...]:
+    return (BELOW, *SCALES) if choice.scale == min(SCALES) else SCALES
+
+
 def _series(choice: Choice) -> dict[str, dict[int, str]]:
-    scales = (BELOW, *SCALES)
+    scales = _scales(choice)
     series = {"cosine CE": {s: cosine_ce(s).name for s in scales}}
     if choice.reading is not None:
         pair = choice.reading, choice.shrinkage
