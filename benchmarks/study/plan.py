@@ -10,8 +10,8 @@ The order:
 4. IGAM in the other readings and shrinkages as second stages. Choice: the pair of the highest AP
    on the selection split.
 5. C2AM, Seesaw, EQLv2, balanced softmax and CE with repeat-factor sampling as second stages.
-6. IGAM in the chosen pair: with the opposite sign (and where margins are largest, "ratio", too),
-   with repeat-factor sampling, at every s, and where the smallest s is chosen at half of it, with
+6. IGAM in the chosen pair: with the opposite sign (and where margins are largest, "ratio" with
+   every shrinkage, too), with repeat-factor sampling, at every s, and where the smallest s is chosen at half of it, with
    cosine CE too; whole detectors of the chosen pair and of its opposite.
 
 A choice that was made is kept (choices.py), though more seeds may say another.
@@ -148,14 +148,16 @@ def steps(choice: Choice) -> list[Step]:
     if s == min(SCALES):
         scales += [cosine_ce(BELOW), igam(*best, BELOW)]
     opposite = igam(*best, s, opposite=True)
-    # The sign where the margins are largest, too
-    largest = dict.fromkeys([opposite, igam("ratio", best[1], s, opposite=True)])
+    # The sign where the margins are largest, too, whatever the shrinkage takes for information
+    signs = dict.fromkeys(
+        [opposite, *(igam("ratio", shrinkage, s, opposite=True) for shrinkage in SHRINKAGES)]
+    )
     whole = [igam(*best, s)] if best != FIRST else []
     return [
         *planned,
         Step(
             "the chosen reading: sign, sampling, scale",
-            of(CACHED, [*largest, igam(*best, s).with_repeats(), *scales]),
+            of(CACHED, [*signs, igam(*best, s).with_repeats(), *scales]),
         ),
         Step("the chosen reading as whole detectors", of(FULL, [*whole, opposite])),
     ]
