@@ -11,8 +11,8 @@ The order:
    on the selection split.
 5. C2AM, Seesaw, EQLv2, balanced softmax and CE with repeat-factor sampling as second stages.
 6. IGAM in the chosen pair: with the opposite sign (and where margins are largest, "ratio" with
-   every shrinkage, too), with repeat-factor sampling, at every s, and where the smallest s is chosen at half of it, with
-   cosine CE too; whole detectors of the chosen pair and of its opposite.
+   every shrinkage, too), with repeat-factor sampling, at every s; where the smallest s is chosen,
+   also at half of it, with cosine CE; whole detectors of the chosen pair and of its opposite.
 
 A choice that was made is kept (choices.py), though more seeds may say another.
 """
