@@ -30,10 +30,13 @@ estimators/, information/, tables.md, tables.json and the figures.
 """
 
 import argparse
+import contextlib
+import fcntl
 import math
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from run_queue import Job, execute, slots
@@ -104,16 +107,35 @@ def main(argv: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with one_line_errors():
         try:
-            return run(args, argv[split + 1 :])
+            environments = [] if args.report else slots(args.jobs, args.gpus)
+            with contextlib.nullcontext() if args.report else alone(args.output):
+                return run(args, argv[split + 1 :], environments)
         except KeyboardInterrupt:  # the runs were stopped on the way here
             print("Interrupted: the same command goes on from here.", file=sys.stderr)
             return 128 + signal.SIGINT
 
 
-def run(args: argparse.Namespace, opts: list[str]) -> int:
+@contextlib.contextmanager
+def alone(output: Path) -> Iterator[None]:
+    """
+    Raises:
+        InputError: another process trains there.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    with open(output / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"Another evidence.py is at work in {output}: wait for it, stop it, or choose "
+                "another --output."
+            ) from error
+        yield
+
+
+def run(args: argparse.Namespace, opts: list[str], environments: list[dict[str, str]]) -> int:
     if args.report and not args.output.is_dir():
         raise InputError(f"There is no {args.output}: --report is of the runs that are there.")
-    environments = [] if args.report else slots(args.jobs, args.gpus)
     experiment = Experiment(
         args.config_file,
         args.output,

@@ -113,7 +113,9 @@ def test_a_tiny_version(evidence, args, output, capsys):
     assert sorted(order, key=said.index) == order
     # Of the test split nothing is written before the whole plan is done
     files = {"experiment.json", "choices.json", "times.jsonl"}
-    assert {path.name for path in output.iterdir()} == {*files, "full", "cached", "cache"}
+    assert {path.name for path in output.iterdir()} == {
+        *(*files, "full", "cached", "cache", ".lock")
+    }
     runs = {
         "full": output / "full/softmax_ce/seed1",
         "cached": output / "cached/cosine_ce_s20/seed1",
@@ -235,7 +237,15 @@ def test_out_of_time_nothing_begins(evidence, args, output, capsys):
     assert not any(line.startswith("Step") for line in lines)
     assert "- Step 1, softmax CE, the common detectors: 1 of 1 are left" in lines
     assert "- Step 2, the scale, with cosine CE: 2 of 2 are left" in lines
-    assert {path.name for path in output.iterdir()} == {"experiment.json", "choices.json"}
+    assert {path.name for path in output.iterdir()} == {
+        *(".lock", "experiment.json", "choices.json")
+    }
+
+
+def test_two_do_not_work_in_one_folder(evidence, args, output, capsys):
+    with evidence.alone(output):
+        message = message_of(evidence, args, capsys)
+    assert message.startswith(f"error: Another evidence.py is at work in {output}: ")
 
 
 @pytest.mark.parametrize(
@@ -293,9 +303,10 @@ def test_nothing_to_report_and_gpus_that_are_not_there(
         command = experiment(gpus=gpus).run(FULL, softmax_ce(), 1).command
         assert command[command.index("MODEL.DEVICE") + 1] == device
     seen = []
-    monkeypatch.setattr(evidence, "run", lambda args, opts: seen.append(args.jobs))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(evidence, "run", lambda args, opts, slots: seen.append(len(slots)))
     for given in (["--gpus", "3"], ["--gpus", "1"], ["--jobs", "1", "--gpus", "3"]):
-        evidence.main(given)
+        evidence.main([*given, "--output", str(output)])
     assert seen == [3, 2, 1]
 
 
