@@ -89,13 +89,13 @@ def test_files_and_table_without_ap(run, cfg, model, tmp_path):
     )
     data = [[mapper(r)] for r in DatasetCatalog.get("digits_lt_train") if r["annotations"]]
     expected = DetectorMoments(model).measure(data, len(data))["roi_heads.box_predictor"]
-    bits = expected.information_amount(shrinkage="oas").tolist()
+    bits = expected.information_amount(shrinkage="none").tolist()
     assert [r["num_instances"] for r in entry["classes"]] == expected.count.tolist()
     assert [r["information"] for r in entry["classes"]] == pytest.approx(bits, rel=1e-4)
     assert [r["name"] for r in entry["classes"]] == list(CLASS_NAMES)
     assert entry["width"] == entry["embedding_dim"] == 16 and entry["num_nonfinite"] == 0
     assert "correlation" not in entry and "AP" not in entry["classes"][0]
-    assert content["datasets"] == ["digits_lt_train"] and content["shrinkage"] == "oas"
+    assert content["datasets"] == ["digits_lt_train"] and content["shrinkage"] == "none"
     assert content["weights"] == str(tmp_path / "weights.pth")
     assert list(rows[0]) == ["predictor", "class", "num_instances", "information_bits"]
     assert [float(r["information_bits"]) for r in rows] == pytest.approx(bits, rel=1e-4)
@@ -104,7 +104,7 @@ def test_files_and_table_without_ap(run, cfg, model, tmp_path):
 
 def test_ap_of_a_run_some_of_it_unknown(run, results_file, tmp_path):
     output = run(
-        *("--results", results_file(), "--shrinkage", "none", "--embedding-dim", 8),
+        *("--results", results_file(), "--shrinkage", "oas", "--embedding-dim", 8),
         *("--max-images", 3, "--output", tmp_path / "new" / "table.json"),
     )
     content, rows = read(tmp_path / "new" / "table.json")

@@ -93,28 +93,37 @@ def _loss(name: str, **constants: object) -> tuple[str, ...]:
     return tuple(opts)
 
 
+def _amounts(reading: str, shrinkage: str) -> tuple[str, ...]:
+    return ("MODEL.IGAM.NORMALIZATION", reading, "MODEL.IGAM.SHRINKAGE", shrinkage)
+
+
+# Of losses without margins, whose information amounts are only looked at: not left to the
+# library's defaults, which this experiment is to settle
+LOOKED_AT = _amounts("mean", "oas")
+
+
 def softmax_ce() -> Method:
-    return Method("softmax_ce", _loss("SoftmaxCELoss"))
+    return Method("softmax_ce", _loss("SoftmaxCELoss") + LOOKED_AT)
 
 
 def cosine_ce(scale: int) -> Method:
-    return Method(f"cosine_ce_s{scale}", _loss("CosineCELoss", scale=float(scale)))
+    opts = _loss("CosineCELoss", scale=float(scale)) + LOOKED_AT
+    return Method(f"cosine_ce_s{scale}", opts)
 
 
 def igam(reading: str, shrinkage: str, scale: int, *, opposite: bool = False) -> Method:
     constants = {"scale": float(scale), "margin_sign": -1 if opposite else 1}
-    statistics = ("MODEL.IGAM.NORMALIZATION", reading, "MODEL.IGAM.SHRINKAGE", shrinkage)
     suffix = "_opposite" if opposite else ""
     name = f"igam_{reading}_{shrinkage}_s{scale}{suffix}"
-    return Method(name, _loss("IGAMLoss", **constants) + statistics)
+    return Method(name, _loss("IGAMLoss", **constants) + _amounts(reading, shrinkage))
 
 
 def _others(scale: int) -> list[Method]:
     return [
-        Method(f"c2am_s{scale}", _loss("C2AMLoss", scale=float(scale))),
-        Method("seesaw", _loss("SeesawLoss")),
-        Method("eqlv2", _loss("EQLv2Loss")),
-        Method("balanced_softmax", _loss("BalancedSoftmaxLoss")),
+        Method(f"c2am_s{scale}", _loss("C2AMLoss", scale=float(scale)) + LOOKED_AT),
+        Method("seesaw", _loss("SeesawLoss") + LOOKED_AT),
+        Method("eqlv2", _loss("EQLv2Loss") + LOOKED_AT),
+        Method("balanced_softmax", _loss("BalancedSoftmaxLoss") + LOOKED_AT),
         softmax_ce().with_repeats(),
     ]
 

@@ -40,7 +40,7 @@ class InformationAmountHook(HookBase):
         *,
         period: int,
         queue_length: int = 50000,
-        shrinkage: str = "oas",
+        shrinkage: str = "none",
         output_dir: str | None = None,
     ):
         """

@@ -57,7 +57,7 @@ class IGAMLoss(CosineCELoss):
         self,
         num_classes: int,
         *,
-        normalization: str = "mean",
+        normalization: str = "ratio",
         scale: float = 30.0,
         margin_sign: int = 1,
     ):

@@ -232,7 +232,7 @@ def test_a_new_run_begins_with_the_margins_of_the_information_it_is_given(cfg, t
     torch.save({"model": source.state_dict()}, tmp_path / "model.pth")
     layers = predictor(cfg, 10, "IGAMLoss")
     Checkpointer(layers).load(str(tmp_path / "model.pth"), checkpointables=[])
-    expected = margin_potentials(normalize_information(source.information, reading="mean"))
+    expected = margin_potentials(normalize_information(source.information, reading="ratio"))
     torch.testing.assert_close(layers.cls_loss.potentials, expected)
 
 

@@ -30,7 +30,7 @@ def test_igam_takes_its_margins_from_the_information():
     loss = IGAMLoss(K)
     information = torch.tensor([5.0, 20.0, math.nan, 9.0, 4.0])
     loss.set_information(information)
-    potentials = margin_potentials(normalize_information(information, reading="mean"))
+    potentials = margin_potentials(normalize_information(information, reading="ratio"))
     torch.testing.assert_close(loss.potentials, potentials, equal_nan=True)
     data = batch(loss)
     logits = margin_logits(data["scores"], data["gt_classes"], potentials, scale=30)
