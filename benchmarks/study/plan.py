@@ -11,8 +11,9 @@ The order:
    on the selection split.
 5. C2AM, Seesaw, EQLv2, balanced softmax and CE with repeat-factor sampling as second stages.
 6. IGAM in the chosen pair: with the opposite sign (and where margins are largest, "ratio" with
-   every shrinkage, too), with repeat-factor sampling, at every s; where the smallest s is chosen,
-   also at half of it, with cosine CE; whole detectors of the chosen pair and of its opposite.
+   every shrinkage, too), with repeat-factor sampling beside cosine CE with it, at every s; where
+   the smallest s is chosen, also at half of it, with cosine CE; whole detectors of the chosen pair
+   and of its opposite.
 
 A choice that was made is kept (choices.py), though more seeds may say another.
 """
@@ -161,12 +162,14 @@ def steps(choice: Choice) -> list[Step]:
     signs = dict.fromkeys(
         [opposite, *(igam("ratio", shrinkage, s, opposite=True) for shrinkage in SHRINKAGES)]
     )
+    # Cosine CE with the sampling too, without which it would be the margins' doing
+    sampled = [igam(*best, s).with_repeats(), cosine_ce(s).with_repeats()]
     whole = [igam(*best, s)] if best != FIRST else []
     return [
         *planned,
         Step(
             "the chosen reading: sign, sampling, scale",
-            of(CACHED, [*signs, igam(*best, s).with_repeats(), *scales]),
+            of(CACHED, [*signs, *sampled, *scales]),
         ),
         Step("the chosen reading as whole detectors", of(FULL, [*whole, opposite])),
     ]

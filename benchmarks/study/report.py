@@ -18,7 +18,19 @@ from study.figures import differences_figure, grid_figure, sweep_figure
 from study.information_tables import over_seeds
 from study.jobs import SPLITS, Measurement, Run
 from study.margins_figure import margins_figure
-from study.plan import BELOW, CACHED, FULL, GRID, SCALES, Choice, cosine_ce, igam, softmax_ce, steps
+from study.plan import (
+    BELOW,
+    CACHED,
+    FULL,
+    GRID,
+    SCALES,
+    Choice,
+    Method,
+    cosine_ce,
+    igam,
+    softmax_ce,
+    steps,
+)
 from study.records import RunRecord, load_record
 from study.runs import Experiment
 from study.tables import grid_table, main_table, margins_table, sweep_table
@@ -174,11 +186,16 @@ def _comparisons(
             records, cosine, softmax, kind
         )
     if choice.reading is not None:
-        chosen = igam(choice.reading, choice.shrinkage, choice.scale).name
+        chosen = _chosen(choice).name
         rest = [m for m in _grid(choice).values() if m in there and m != chosen]
         if chosen in there and rest:
             tables["the other readings, against the chosen one"] = differences_table(
                 records, rest, chosen, kind, baseline_label="the chosen reading"
+            )
+        sampled = [m.with_repeats().name for m in (cosine_ce(choice.scale), _chosen(choice))]
+        if set(sampled) <= there:
+            tables["IGAM against cosine CE, both with repeat-factor sampling"] = differences_table(
+                records, sampled[1:], sampled[0], kind
             )
     for reading, shrinkage in GRID:
         pair = [igam(reading, shrinkage, choice.scale, opposite=o).name for o in (False, True)]
@@ -240,6 +257,10 @@ def _other_scale(method: str, choice: Choice) -> bool:
 
 def _grid(choice: Choice) -> dict[tuple[str, str], str]:
     return {pair: igam(*pair, choice.scale).name for pair in GRID}
+
+
+def _chosen(choice: Choice) -> Method:
+    return igam(choice.reading, choice.shrinkage, choice.scale)
 
 
 def _scales(choice: Choice) -> tuple[int, ...]:
