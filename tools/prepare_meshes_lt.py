@@ -10,7 +10,7 @@
 `make` renders object meshes over photographs, with LVIS's long tail, which is random with regard to
 the meshes. It needs no download, but pybullet: `pip install igam_d2[bench]`, Python 3.11 on Linux
 x86-64. The same options give the same bytes, whatever --jobs is; a set that is there is not made
-again, one of other options is replaced. `make --help` shows the options.
+again, and one of other options is never replaced. `make --help` shows the options.
 
 `show` draws images with their objects. `pack`, `check` and `unpack` need no pybullet. `check`
 verifies the sums, that nothing is missing and that annotations and images agree; the exit status
@@ -20,6 +20,8 @@ is 2 and one sentence says what is wrong, if something is.
 import argparse
 import json
 import os
+import signal
+import sys
 import time
 from collections import Counter
 from dataclasses import fields
@@ -32,7 +34,7 @@ from igam_d2.errors import InputError, one_line_errors, os_reason
 
 HELP = {
     "name": "of the set, its folder and files",
-    "num_classes": "10 to 999",
+    "num_classes": "10 to 999, the meshes that can be drawn",
     "num_train_images": "images to train on",
     "image_size": "side of the images in pixels",
     "classes_per_image": "on average",
@@ -47,7 +49,8 @@ def main(argv: list[str] | None = None) -> None:
         try:
             args.run(args)
         except OSError as error:
-            path = error.filename or getattr(args, "root", None) or args.file
+            written = args.root if args.command in ("make", "unpack") else args.file
+            path = error.filename or written  # a full disk has no name
             raise InputError(f"{str(path)!r} cannot be used ({os_reason(error)}).") from error
 
 
@@ -144,4 +147,6 @@ def _expanded(root: str) -> Path:
 
 
 if __name__ == "__main__":
+    # As Ctrl-C does: nothing half made is left behind
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     main()

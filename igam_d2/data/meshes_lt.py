@@ -60,8 +60,8 @@ def make_meshes_lt(
 ) -> dict[str, Path]:
     """Make the set under `<root>/<name>`, unless it is there with the same parameters.
 
-    The same parameters give the same bytes. A set that was left incomplete is made again, and one
-    of other parameters is replaced.
+    The same parameters give the same bytes. A set whose files are not all there is made again;
+    one of other parameters is never replaced, for it took minutes and results may rest on it.
 
     Args:
         root: the folder of all data sets ($DETECTRON2_DATASETS).
@@ -73,7 +73,9 @@ def make_meshes_lt(
         paths: those of :func:`set_paths`.
 
     Raises:
-        InputError: a parameter out of its range, or a package is missing.
+        InputError: a parameter is out of its range, something else has the set's name, an image
+            has no room for its objects, or a package is missing.
+        OSError: it cannot be written.
         TransientError: a process was killed.
     """
     wanted = Parameters(**parameters)
@@ -82,6 +84,7 @@ def make_meshes_lt(
         raise InputError(f"--jobs is {jobs!r}: it must be a whole number from 1.")
     target = Path(root) / wanted.name
     if not _made_with(target, wanted):
+        _refuse_to_replace(target, wanted)
         photos = load_photos("Meshes-LT", extra="bench")
         target.parent.mkdir(parents=True, exist_ok=True)
         # The set appears under its name only when complete: an interrupted run leaves no half of it
@@ -116,11 +119,33 @@ def annotation_file(name: str, split: str) -> str:
 def _made_with(target: Path, wanted: Parameters) -> bool:
     """Whether `target` holds the complete set of these parameters."""
     try:
-        made_with = json.loads((target / "parameters.json").read_text())
         files = [line[66:] for line in (target / SUMS).read_text().splitlines()]
     except (OSError, ValueError):
         return False
-    return made_with == wanted.as_json() and all((target / file).is_file() for file in files)
+    same = _parameters_of(target) == wanted.as_json()
+    return same and all((target / file).is_file() for file in files)
+
+
+def _parameters_of(folder: Path) -> Any:
+    """What its `parameters.json` holds; None without a readable one."""
+    try:
+        return json.loads((folder / "parameters.json").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _refuse_to_replace(target: Path, wanted: Parameters) -> None:
+    """Raises InputError where `target` is anything but what is left of the same set."""
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    found, expected = _parameters_of(target), wanted.as_json()
+    if found == expected:
+        return
+    what = "something else than a set of Meshes-LT"
+    if isinstance(found, dict) and found.keys() == expected.keys():
+        other = (f"{key} {found[key]}" for key, value in expected.items() if found[key] != value)
+        what = f"a set of other parameters ({', '.join(other)})"
+    raise InputError(f"{str(target)!r} is {what}: move it away, or give another --name.")
 
 
 def _make(

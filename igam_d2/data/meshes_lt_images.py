@@ -43,8 +43,11 @@ def compose(
         backdrop: float32 RGB (S, S, 3) in 0-255.
         objects: what draws a new view of an object with so many pixels on its longer side.
 
+    Returns:
+        picture: S pixels wide and high.
+
     Raises:
-        InputError: there is no room for so many.
+        InputError: there is no room for so many, or one is too thin to show at this size.
     """
     side = len(backdrop)
     image = backdrop.copy()
@@ -60,8 +63,9 @@ def compose(
             size *= 0.85
         else:
             raise InputError(
-                f"There is no room for {len(objects)} objects in an image of {side} pixels: give a "
-                "larger --image-size or fewer --classes-per-image."
+                f"There is no room for {len(objects)} objects that each show {_LEAST_PIXELS} "
+                f"pixels in an image of {side} pixels: give a larger --image-size or fewer "
+                "--classes-per-image."
             )
         part = tuple(slice(start, start + n) for start, n in zip(place, alpha.shape, strict=True))
         image[part] = image[part] * (1 - alpha[..., None]) + rgb

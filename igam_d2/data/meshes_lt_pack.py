@@ -12,15 +12,14 @@ import shutil
 import tarfile
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from igam_d2.data.meshes_lt import SUMS, annotation_file, categories_of
+from igam_d2.data.meshes_lt_files import FolderFiles, SetFiles, open_set
 from igam_d2.data.meshes_lt_plan import SPLITS, VERSION, Parameters, long_tail
 from igam_d2.errors import InputError
 from igam_d2.files import write_whole
@@ -30,58 +29,6 @@ __all__ = ["check_set", "pack_set", "unpack_set"]
 _SUM = re.compile(r"([0-9a-f]{64})  (\S+)")
 
 
-class _Files(Protocol):
-    """Where a set lies: its name, the paths of its files below it, and what they hold."""
-
-    name: str
-
-    def paths(self) -> set[str]: ...
-
-    def read(self, path: str) -> bytes: ...
-
-
-class _Folder:
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.name = folder.resolve().name
-
-    def paths(self) -> set[str]:
-        """Without what training writes beside annotation files."""
-        return {
-            path.relative_to(self.folder).as_posix()
-            for path in self.folder.rglob("*")
-            if path.is_file() and not path.name.endswith(".json.counts.json")
-        }
-
-    def read(self, path: str) -> bytes:
-        return (self.folder / path).read_bytes()
-
-
-class _Tar:
-    def __init__(self, tar: tarfile.TarFile, file: Path):
-        self.tar = tar
-        self.members: dict[str, tarfile.TarInfo] = {}
-        names = set()
-        for member in tar:
-            path = PurePosixPath(member.name)
-            if not member.isfile() or path.is_absolute() or ".." in path.parts:
-                raise InputError(f"{file} is not a packed set: {member.name!r} is no plain file.")
-            names.add(path.parts[0])
-            below = "/".join(path.parts[1:])
-            if not below or below in self.members:
-                raise InputError(f"{file} is not a packed set: {member.name!r} is out of place.")
-            self.members[below] = member
-        if len(names) != 1:
-            raise InputError(f"{file} is not a packed set: it must hold one folder.")
-        self.name = names.pop()
-
-    def paths(self) -> set[str]:
-        return set(self.members)
-
-    def read(self, path: str) -> bytes:
-        return self.tar.extractfile(self.members[path]).read()
-
-
 def pack_set(folder: str | os.PathLike[str], file: str | os.PathLike[str]) -> str:
     """Write a set that is in order into a tar file; the same set gives the same bytes.
 
@@ -89,14 +36,17 @@ def pack_set(folder: str | os.PathLike[str], file: str | os.PathLike[str]) -> st
         summary: of :func:`check_set`.
 
     Raises:
-        InputError: as :func:`check_set`.
+        InputError: as :func:`check_set`, or `folder` is none.
+        OSError: the file cannot be written.
     """
     folder, file = Path(folder), Path(file)
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder: there is nothing to pack.")
     summary = check_set(folder)
 
     def write(f: io.BufferedIOBase) -> None:
         with tarfile.open(fileobj=f, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-            for path in sorted([*_sums(_Folder(folder)), SUMS]):
+            for path in sorted([*_sums(FolderFiles(folder)), SUMS]):
                 content = (folder / path).read_bytes()
                 member = tarfile.TarInfo(f"{folder.resolve().name}/{path}")  # no time, no owner
                 member.size, member.mode = len(content), 0o644
@@ -114,21 +64,27 @@ def unpack_set(file: str | os.PathLike[str], root: str | os.PathLike[str]) -> tu
         folder, summary: of the set.
 
     Raises:
-        InputError: as :func:`check_set`, or another set of that name is there.
+        InputError: as :func:`check_set`, `file` is none, or something else has the set's name.
+        OSError: it cannot be written.
     """
     root = Path(root)
+    if Path(file).is_dir():
+        raise InputError(f"{file} is a folder: there is nothing to unpack.")
     summary = check_set(file)
-    with _opened(Path(file)) as files:
+    with open_set(Path(file)) as files:
         target, sums = root / files.name, files.read(SUMS)
         if (target / SUMS).is_file() and (target / SUMS).read_bytes() == sums:
             return target, check_set(target)
         if target.exists():
-            raise InputError(f"{target} is there and is another set: move it away.")
+            raise InputError(f"{target} is there and is not this set: move it away.")
         root.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{files.name}-", dir=root))
         try:
-            files.tar.extractall(temporary, filter="data")
-            (temporary / files.name).rename(target)
+            temporary.chmod(0o755)
+            for path in files.paths():
+                (temporary / path).parent.mkdir(parents=True, exist_ok=True)
+                (temporary / path).write_bytes(files.read(path))
+            temporary.rename(target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return target, summary
@@ -145,33 +101,27 @@ def check_set(path: str | os.PathLike[str]) -> str:
 
     Raises:
         InputError: the first mistake that is found.
+        OSError: a file cannot be read.
     """
-    with _opened(Path(path)) as files:
+    with open_set(Path(path)) as files:
         try:
             return _check(files, str(path))
-        except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
-            if isinstance(error, InputError):
-                raise
+        except InputError:
+            raise
+        except (
+            LookupError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            FileNotFoundError,
+            UnidentifiedImageError,
+        ) as error:
             raise InputError(
                 f"{path} is not a set of Meshes-LT: {type(error).__name__}: {error}."
             ) from error
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[_Files]:
-    if path.is_dir():
-        yield _Folder(path)
-        return
-    if not path.is_file():
-        raise InputError(f"{path} is missing: give the folder of a set, or the file it is in.")
-    try:
-        with tarfile.open(path, "r:") as tar:
-            yield _Tar(tar, path)
-    except tarfile.TarError as error:
-        raise InputError(f"{path} is not a whole tar file: {error}.") from error
-
-
-def _check(files: _Files, where: str) -> str:
+def _check(files: SetFiles, where: str) -> str:
     sums, paths = _sums(files), files.paths()
     if missing := sorted(set(sums) - paths):
         raise InputError(f"{where} is not complete: {missing[0]} is missing.")
@@ -208,12 +158,12 @@ def _check(files: _Files, where: str) -> str:
     )
 
 
-def _digest(files: _Files) -> str:
+def _digest(files: SetFiles) -> str:
     """Of a whole set, short enough to compare by eye."""
     return hashlib.sha256(files.read(SUMS)).hexdigest()[:16]
 
 
-def _sums(files: _Files) -> dict[str, str]:
+def _sums(files: SetFiles) -> dict[str, str]:
     """The sum of each file of a set, by its path."""
     if SUMS not in files.paths():
         raise InputError(f"{files.name} is no set of Meshes-LT, or not a whole one: no {SUMS}.")
@@ -249,7 +199,7 @@ def _check_categories(data: dict[str, Any], parameters: Parameters, where: str) 
 
 
 def _check_split(
-    files: _Files, split: str, data: dict[str, Any], parameters: Parameters, where: str
+    files: SetFiles, split: str, data: dict[str, Any], parameters: Parameters, where: str
 ) -> None:
     """Image records are the files there are; annotations are theirs."""
     number, side = parameters.num_images(split), parameters.image_size

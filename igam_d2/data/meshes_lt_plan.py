@@ -21,7 +21,7 @@ VERSION = 1  # raise it when the same parameters shall give other bytes
 
 @dataclass(frozen=True)
 class Parameters:
-    """What the bytes of a set depend on.
+    """What the bytes of a set depend on, beside the versions of the packages that draw it.
 
     Attributes:
         name: of the set, its folder and its files.
@@ -31,6 +31,9 @@ class Parameters:
         classes_per_image: on average.
         eval_images: images of "selection" and of "test" that each class is in.
         seed: of everything random.
+
+    Raises:
+        InputError: one is out of its range, or there is no room for an image of each class.
     """
 
     name: str = "meshes_lt"
@@ -67,11 +70,13 @@ class Parameters:
             )
 
     def num_images(self, split: str) -> int:
+        """Images of a split."""
         if split == "train":
             return self.num_train_images
         return -(-self.num_classes * self.eval_images // self.classes_per_image)
 
     def as_json(self) -> dict[str, Any]:
+        """What `parameters.json` of the set holds."""
         return {"version": VERSION, **asdict(self)}
 
 
@@ -79,7 +84,8 @@ def stream(parameters: Parameters, *path: str | int) -> np.random.Generator:
     """The random numbers of one thing, which depend on nothing else that is drawn.
 
     Args:
-        path: "classes"; "spread", split; "image", split, image id; "views", mesh.
+        path: "classes"; "spread", split; "image", split, image id; "views", mesh. Its first word
+            says its length: numpy takes a list of numbers for the same as one with zeros after it.
     """
     words = ("classes", "spread", "image", "views")
     numbers = [
@@ -112,7 +118,11 @@ def long_tail(parameters: Parameters) -> np.ndarray:
 
 
 def spread(rng: np.random.Generator, image_counts: np.ndarray, num_images: int) -> list[list[int]]:
-    """Classes (0 to K - 1, each once or twice) of each image; class k is in `image_counts[k]`."""
+    """Classes (0 to K - 1, each once or twice) of each image; class k is in `image_counts[k]`.
+
+    Args:
+        image_counts: (K,), none greater than `num_images`.
+    """
     images: list[list[int]] = [[] for _ in range(num_images)]
     load = np.zeros(num_images)
     # From tail to head; images with few objects so far are preferred.

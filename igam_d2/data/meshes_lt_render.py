@@ -100,7 +100,7 @@ class Renderer:
         )
 
     def plain_view(self, rng: np.random.Generator, mesh: Mesh, size: float) -> Cutout:
-        """As :meth:`cutout`, but all meshes in one grey, under one light beside the camera."""
+        """As :meth:`cutout`, but all meshes in one grey, under one light and at one distance."""
         return self._draw(
             mesh,
             _rotation(rng),

@@ -8,8 +8,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ..errors import InputError
-from .photos import save_jpeg
+from igam_d2.data.meshes_lt import annotation_file
+from igam_d2.data.photos import save_jpeg
+from igam_d2.errors import InputError
 
 __all__ = ["draw_sheet"]
 
@@ -29,9 +30,10 @@ def draw_sheet(
 
     Raises:
         InputError: the set or an image of it cannot be read.
+        OSError: `file` cannot be written.
     """
     folder = Path(folder).resolve()
-    path = folder / "annotations" / f"{folder.name}_{split}.json"
+    path = folder / annotation_file(folder.name, split)
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:

@@ -6,10 +6,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +37,16 @@ Made = tuple[dict[str, Any], list[dict[str, Any]]]  # the image's record, its an
 class Workers:
     """Processes that render a set; one job is this process itself.
 
+    Each has a pipe of its own, not a queue that they share: one that is killed, even while it
+    sends, ends its pipe and holds no lock that the others wait for.
+
     Args:
-        jobs: of them.
+        jobs: how many.
         progress: takes a line now and then, if any.
         folder: of the set, with a folder for each split.
-        parameters, meshes, photos: of the set.
+        parameters: of the set.
+        meshes: (K,) the mesh of each class.
+        photos: by name, (H, W, 3) uint8 RGB.
 
     Raises:
         InputError: pybullet is missing.
@@ -59,23 +64,36 @@ class Workers:
         self._progress = progress
         self._num_classes = len(meshes)
         arguments = (folder, parameters, meshes, photos)
-        self._pool = self._painter = None
+        self._painter: _Painter | None = None
+        self._processes: dict[Connection, multiprocessing.Process] = {}
         if jobs == 1:
             self._painter = _Painter(*arguments)
             return
         load_mesh(0)  # a missing package is said here, not by every process
         # A fork starts at once; elsewhere than on Linux it is not safe
         context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-        self._pool = ProcessPoolExecutor(jobs, context, initializer=_start, initargs=arguments)
+        # A fork has the threads of OpenCV's pool by name alone, and would wait for them for ever
+        threads = cv2.getNumThreads()
+        cv2.setNumThreads(1)
+        for _ in range(jobs):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_serve, args=(theirs, *arguments), daemon=True)
+            process.start()
+            theirs.close()  # the process alone holds that end: when it ends, so does the pipe
+            self._processes[ours] = process
+        cv2.setNumThreads(threads)
 
     def __enter__(self) -> "Workers":
         return self
 
     def __exit__(self, *_) -> None:
-        if self._pool:
-            self._pool.shutdown(cancel_futures=True)
-        else:
+        if self._painter:
             self._painter.close()
+        for process in self._processes.values():
+            process.terminate()
+        for connection, process in self._processes.items():
+            process.join()  # who removes the folder then finds that nothing is added to it
+            connection.close()
 
     def images(self, tasks: list[Task]) -> list[Made]:
         """Write all images; their records, in the order of the tasks.
@@ -87,30 +105,51 @@ class Workers:
         return self._run("image", tasks, "images")
 
     def diversities(self) -> list[float]:
-        """How much the views of each class differ, as `meshes_lt.DIVERSITY` says."""
+        """How much the views of each class differ, as `meshes_lt.DIVERSITY` says.
+
+        Raises:
+            TransientError: a process was killed.
+        """
         return self._run("diversity", range(self._num_classes), "classes measured")
 
-    def _run(self, method: str, tasks: Iterable, what: str) -> list:
+    def _run(self, method: str, tasks: Sequence, what: str) -> list:
         start = said = time.monotonic()
-        results = []
+        results = [None] * len(tasks)
+        for done, (index, result) in enumerate(self._results(method, tasks), start=1):
+            results[index] = result
+            now = time.monotonic()
+            if self._progress and now - said >= _SECONDS:
+                said = now
+                left = (now - start) / done * (len(tasks) - done)
+                self._progress(f"{done:,} of {len(tasks):,} {what}, about {left:.0f} s left")
+        return results
+
+    def _results(self, method: str, tasks: Sequence) -> Iterator[tuple[int, Any]]:
+        """The index and the result of each task, in the order in which they are done."""
+        if self._painter:
+            for index, task in enumerate(tasks):
+                yield index, getattr(self._painter, method)(task)
+            return
+        waiting = ((index, method, task) for index, task in enumerate(tasks))
+        busy = set()
         try:
-            if self._pool:
-                made = self._pool.map(partial(_run, method), tasks, chunksize=4)
-            else:
-                made = map(getattr(self._painter, method), tasks)
-            for result in made:
-                results.append(result)
-                now = time.monotonic()
-                if self._progress and now - said >= _SECONDS:
-                    said = now
-                    left = (now - start) / len(results) * (len(tasks) - len(results))
-                    count = f"{len(results):,} of {len(tasks):,} {what}"
-                    self._progress(f"{count}, about {left:.0f} s left")
-        except BrokenProcessPool as error:
+            for connection, order in zip(self._processes, waiting, strict=False):
+                connection.send(order)
+                busy.add(connection)
+            while busy:
+                for connection in wait(busy):
+                    index, result = connection.recv()
+                    if isinstance(result, Exception):
+                        raise result
+                    if order := next(waiting, None):
+                        connection.send(order)
+                    else:
+                        busy.remove(connection)
+                    yield index, result
+        except (EOFError, ConnectionError) as error:
             raise TransientError(
                 "A process that renders was killed, for want of memory perhaps: try fewer --jobs."
             ) from error
-        return results
 
 
 class _Painter:
@@ -188,22 +227,24 @@ class _Painter:
         return float(distances[np.triu_indices(NUM_VIEWS, 1)].mean())
 
 
-_painter: _Painter | None = None  # of a process of the pool
-
-
-def _start(*arguments) -> None:
-    global _painter
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends the pool
+def _serve(connection: Connection, *arguments) -> None:
+    """What a process does until it is ended: take a task, send its index and its result."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends the others,
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # with this, whatever it does at one itself
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    cv2.setNumThreads(1)
-    _painter = _Painter(*arguments)
+    cv2.setNumThreads(1)  # of a process that was spawned
+    painter = _Painter(*arguments)
+    while True:
+        index, method, task = connection.recv()
+        try:
+            result = getattr(painter, method)(task)
+        except Exception as error:
+            error.add_note(traceback.format_exc())  # the pipe takes the error without its frames
+            result = error
+        connection.send((index, result))
 
 
 def _end_with_parent() -> None:
-    """A pool's processes would wait for ever for one that was killed."""
+    """A process would wait for ever for a main process that was killed."""
     multiprocessing.parent_process().join()
     os._exit(1)
-
-
-def _run(method: str, task: Any) -> Any:
-    return getattr(_painter, method)(task)

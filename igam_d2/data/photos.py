@@ -80,7 +80,7 @@ def background(
     Returns:
         float32 RGB (image_size, image_size, 3) in 0-255, [x, y, w, h].
     """
-    import cv2  # of the extra "demo", as the photos are
+    import cv2  # of the extras "demo" and "bench", as the photos are
 
     height, width = region.shape[:2]
     largest = min(height, width, crop_size[1])
@@ -98,7 +98,12 @@ def background(
 
 
 def save_jpeg(path: Path, image: np.ndarray) -> None:
-    """Write an RGB image (H, W, 3) uint8."""
+    """Write an RGB image (H, W, 3) uint8.
+
+    Raises:
+        OSError: it cannot be written; OpenCV's imwrite would not say why, nor raise.
+    """
     import cv2  # as above
 
-    cv2.imwrite(str(path), image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
+    _, encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
+    path.write_bytes(encoded)
