@@ -29,7 +29,12 @@ def root(tmp_path_factory):
 @pytest.fixture
 def meshes(root, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(root))
+    forget()  # other tests read these configs too
     yield
+    forget()
+
+
+def forget() -> None:
     for name in SPLITS:
         if name in DatasetCatalog.list():
             DatasetCatalog.remove(name)
