@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,7 @@ STOP_SECONDS = 60  # for a checkpoint, before a process that is to stop is kille
 
 
 @dataclass(eq=False)
-class Job:
+class Job(ABC):
     """A command, over with either a `result` or a `problem`.
 
     Attributes:
@@ -46,9 +47,9 @@ class Job:
     def over(self) -> bool:
         return self.result is not None or self.problem is not None
 
+    @abstractmethod
     def found(self) -> Any:
         """The result that it has left on disk; None if it is not complete."""
-        raise NotImplementedError
 
     def begun(self) -> bool:
         """Whether it goes on with what it did before: its time is then not that of the whole."""

@@ -15,7 +15,7 @@ import torch
 
 from igam_d2.errors import InputError
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 DONE = "import os; open('done', 'w').write(os.environ.get('SLOT', '') + ' ')"
 
 

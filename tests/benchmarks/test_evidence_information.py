@@ -17,7 +17,7 @@ from igam_d2.engine.measured_images import ground_truth_batches, load_records
 from igam_d2.errors import InputError
 from igam_d2.functional import SHRINKAGES, information_amount
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 NAME = "roi_heads.box_predictor"
 
 

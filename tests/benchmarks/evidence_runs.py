@@ -9,7 +9,7 @@ import numpy as np
 from igam_d2.class_statistics import model_bias
 from igam_d2.files import strict
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 PATHS = (TESTS.parent / "benchmarks", TESTS / "report")
 sys.path[:0] = map(str, PATHS)
 import study.class_figures as class_figures  # noqa: E402

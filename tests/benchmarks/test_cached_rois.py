@@ -16,7 +16,7 @@ from igam_d2.data import CheckedMapper, load_training_set
 from igam_d2.engine import Checkpointer, Trainer
 from igam_d2.errors import InputError
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 PASSES = 2
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from igam_d2.report.run_folder import load_runs
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 ROOT = BENCHMARKS.parent
 # As train_net.py, but for a method that fails, which would take as long as one that does not
 TRAIN_NET = f"""

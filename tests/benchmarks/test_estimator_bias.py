@@ -10,7 +10,7 @@ from PIL import Image
 
 from igam_d2.functional import SHRINKAGES
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SMALL = {"embedding_dim": 12, "counts": [2, 12, 4000], "draws": 6, "num_classes": 40}
 
 
